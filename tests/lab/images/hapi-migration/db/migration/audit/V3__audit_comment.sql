@@ -1,0 +1,1 @@
+COMMENT ON TABLE audit.audit_events IS 'One row for each request to the FHIR interface';
