@@ -1,0 +1,137 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kill -9 of the play, and of the module on the host, at five moments of a replacement; then the same play again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import PROJECT, REGISTRY, Background, Replica, healthy, ok, on_host, play, replicas, until
+from load import Load
+
+pytestmark = [pytest.mark.lab]
+
+LOCK = "/run/lock/dghs-bd-fhir/bd-fhir-national.lock"
+COUNT = ("-e", "hapi_replicas=2")
+
+
+@pytest.fixture(scope="module")
+def two() -> None:
+    ok("tests/lab/pilot.yml")
+    ok("scale_hapi", *COUNT, "-e", f"hapi_image={REGISTRY}/hapi:1.0.0")
+    until("two healthy replicas", 300, lambda: healthy(2))
+
+
+def other_image() -> str:
+    """A roll needs an image that does not run yet."""
+    return f"{REGISTRY}/hapi:{'1.0.0' if any(r.image.endswith('1.1.0') for r in replicas()) else '1.1.0'}"
+
+
+def of(image: str) -> list[Replica]:
+    return [replica for replica in replicas(everything=True) if replica.image == image]
+
+
+# What stands at the moment of the kill; `new` is the image that is being rolled out.
+MOMENTS: dict[str, Callable[[str], bool]] = {
+    "names_written": lambda new: new in on_host("cat", f"{PROJECT}/.env"),
+    "new_replica_starting": lambda new: any(replica.status == "running" for replica in of(new)),
+    "new_replica_ready": lambda new: any(replica.health == "healthy" for replica in of(new)),
+    "old_replica_leaving": lambda new: len(replicas(everything=True)) - len(of(new)) < 2 or "drain" in drained(),
+    "second_replacement": lambda new: len(of(new)) == 2,
+}
+
+
+def drained() -> str:
+    """HAProxy's own word on the servers that are being drained."""
+    stat = on_host("python3", "-c", f"""
+import socket
+s = socket.socket(socket.AF_UNIX); s.connect('{PROJECT}/compose.d/balancer/run/admin.sock'); s.sendall(b'show stat\\n')
+data = b''
+while chunk := s.recv(65536): data += chunk
+print(data.decode())
+""")
+    return " ".join("drain" for line in stat.splitlines() if ",DRAIN" in line or "DRAIN (" in line)
+
+
+def lock_holder() -> int:
+    """The process that holds the host's lock, by the kernel's table and not by what the file says; 0 when nobody does."""
+    found = on_host("bash", "-c", f"inode=$(stat -c %i {LOCK} 2>/dev/null) && awk -v i=\":$inode\" '$6 ~ i\"$\" {{print $5}}' /proc/locks | head -1; true")
+    return int(found.strip() or 0)
+
+
+def assert_settled(image: str) -> None:
+    """The wanted state and nothing else: two healthy replicas of the image, no container beside them, both served."""
+    until("two healthy replicas", 60, lambda: healthy(2))
+    assert {replica.image for replica in replicas(everything=True)} == {image}
+    assert drained() == ""
+    assert image in on_host("cat", f"{PROJECT}/.env")
+
+
+def marked(moments: dict[str, Callable[[str], bool]], quick: str) -> list[object]:
+    return [pytest.param(name, marks=[] if name == quick else [pytest.mark.full]) for name in moments]
+
+
+@pytest.mark.parametrize("moment", marked(MOMENTS, "old_replica_leaving"))
+def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
+    new = other_image()
+    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    with Load() as load:
+        doomed = Background("scale_hapi", *arguments)
+        until(moment, 240, lambda: MOMENTS[moment](new))
+        doomed.kill()
+        # Whatever the play left behind on the host may still be at work; the next run waits for its lock.
+        result = ok("scale_hapi", *arguments)
+    assert load.ledger.failures == [], result.out[-3000:]
+    assert load.lost() == []
+    assert_settled(new)
+    assert ok("scale_hapi", *arguments).changed == 0
+
+
+@pytest.mark.parametrize("moment", marked({name: MOMENTS[name] for name in list(MOMENTS)[1:]} | {"first_step": lambda new: True}, "new_replica_ready"))
+def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) -> None:
+    new = other_image()
+    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    condition = MOMENTS.get(moment, lambda new: True)
+    with Load() as load:
+        doomed = Background("scale_hapi", *arguments)
+        until(moment, 240, lambda: lock_holder() and condition(new))
+        until("a module at work", 60, lock_holder)
+        on_host("kill", "-9", str(lock_holder()), check=False)
+        first = doomed.result()
+        second = ok("scale_hapi", *arguments)
+    assert first.rc != 0, "the play did not notice that its module was killed"
+    assert load.ledger.failures == [], second.out[-3000:]
+    assert load.lost() == []
+    assert_settled(new)
+
+
+def test_a_module_that_outlives_its_play_holds_the_lock_and_is_waited_for(two: None) -> None:
+    new = other_image()
+    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    doomed = Background("scale_hapi", *arguments)
+    until("a module at work on a new replica", 240, lambda: lock_holder() and of(new))
+    holder = lock_holder()
+    doomed.kill()
+    time.sleep(1)
+    assert lock_holder() == holder, "the module died with its play; this test needs one that goes on"
+    refused = play("scale_hapi", *arguments, "-e", "hapi_lock_timeout=1")
+    assert refused.rc != 0
+    assert str(holder) in refused.out, refused.out[-2000:]
+    ok("scale_hapi", *arguments)
+    assert_settled(new)
+
+
+def test_a_release_that_cannot_start_leaves_the_old_one_serving(two: None) -> None:
+    before = {replica.id for replica in replicas()}
+    env = on_host("cat", f"{PROJECT}/.env")
+    with Load() as load:
+        result = play("scale_hapi", *COUNT, "-e", f"hapi_image={REGISTRY}/hapi:1.2.0-broken", "-e", json.dumps({"hapi_allow_migration": True}))
+    assert result.rc != 0
+    assert "APPLICATION FAILED TO START" in result.out, "the operator does not see why"
+    assert load.ledger.failures == []
+    assert {replica.id for replica in replicas(everything=True)} == before
+    assert on_host("cat", f"{PROJECT}/.env") == env, "the next plain up would start what has just failed"
