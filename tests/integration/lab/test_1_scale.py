@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from conftest import PROJECT, REGISTRY, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 from load import Load, patient, request
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("pilot")]
@@ -102,7 +102,7 @@ def test_new_image_under_load_keeps_three_and_loses_nothing() -> None:
     watcher = threading.Thread(target=watch)
     with Load() as load:
         watcher.start()
-        result = ok("scale_hapi", "-e", f"hapi_image={REGISTRY}/hapi:1.1.0", "-e", json.dumps({"hapi_env": {"HAPI_IG_VERSION": "0.3.0"}}))
+        result = ok("scale_hapi", *SECOND)
         done.set()
         watcher.join()
     assert result.changed > 0
@@ -176,7 +176,7 @@ def test_a_killed_replica_is_back_in_service_by_itself() -> None:
 
 def test_rollback_leaves_nothing_of_ours(before: dict[str, str]) -> None:
     with Load() as load:
-        result = ok("rollback_scale_regional", "-e", f"hapi_image={REGISTRY}/hapi:1.0.0", "-e", json.dumps({"hapi_env": {"HAPI_IG_VERSION": "0.2.1"}}))
+        result = ok("rollback_scale_regional", *FIRST)
     assert result.changed > 0
     assert load.ledger.failures == []
     assert load.lost() == []

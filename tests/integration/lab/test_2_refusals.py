@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from conftest import PROJECT, REGISTRY, ok, on_host, play, snapshot
+from pilot_host import PROJECT, REGISTRY, ok, on_host, play, snapshot
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("pilot")]
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import PROJECT, REGISTRY, Background, Replica, healthy, ok, on_host, play, replicas, until
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, Replica, healthy, ok, on_host, play, replicas, until
 from load import Load
 
 pytestmark = [pytest.mark.lab]
@@ -22,13 +22,15 @@ COUNT = ("-e", "hapi_replicas=2")
 @pytest.fixture(scope="module")
 def two() -> None:
     ok("tests/lab/pilot.yml")
-    ok("scale_hapi", *COUNT, "-e", f"hapi_image={REGISTRY}/hapi:1.0.0")
+    ok("scale_hapi", *COUNT, *FIRST)
     until("two healthy replicas", 300, lambda: healthy(2))
 
 
-def other_image() -> str:
-    """A roll needs an image that does not run yet."""
-    return f"{REGISTRY}/hapi:{'1.0.0' if any(r.image.endswith('1.1.0') for r in replicas()) else '1.1.0'}"
+def other_release() -> tuple[str, tuple[str, ...]]:
+    """A roll needs an image that does not run yet: its reference, and the arguments that ask for it."""
+    if any(replica.image.endswith("1.1.0") for replica in replicas()):
+        return f"{REGISTRY}/hapi:1.0.0", (*COUNT, *FIRST)
+    return f"{REGISTRY}/hapi:1.1.0", (*COUNT, *SECOND)
 
 
 def of(image: str) -> list[Replica]:
@@ -77,8 +79,7 @@ def marked(moments: dict[str, Callable[[str], bool]], quick: str) -> list[object
 
 @pytest.mark.parametrize("moment", marked(MOMENTS, "old_replica_leaving"))
 def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
-    new = other_image()
-    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    new, arguments = other_release()
     with Load() as load:
         doomed = Background("scale_hapi", *arguments)
         until(moment, 240, lambda: MOMENTS[moment](new))
@@ -93,8 +94,7 @@ def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", marked({name: MOMENTS[name] for name in list(MOMENTS)[1:]} | {"first_step": lambda new: True}, "new_replica_ready"))
 def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) -> None:
-    new = other_image()
-    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    new, arguments = other_release()
     condition = MOMENTS.get(moment, lambda new: True)
     with Load() as load:
         doomed = Background("scale_hapi", *arguments)
@@ -110,8 +110,7 @@ def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) ->
 
 
 def test_a_module_that_outlives_its_play_holds_the_lock_and_is_waited_for(two: None) -> None:
-    new = other_image()
-    arguments = (*COUNT, "-e", f"hapi_image={new}")
+    new, arguments = other_release()
     doomed = Background("scale_hapi", *arguments)
     until("a module at work on a new replica", 240, lambda: lock_holder() and of(new))
     holder = lock_holder()
