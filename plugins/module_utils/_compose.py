@@ -149,6 +149,19 @@ def parse_duration(text: Optional[str]) -> Optional[float]:
     return seconds
 
 
+def parse_bytes(value: Any) -> int:
+    """Return the bytes of a memory size as Compose writes it: a number, or text such as 64m or 1.5GB (units of 1024).
+
+    Nothing is 0. Raises ValueError for other text.
+    """
+    if value in (None, ""):
+        return 0
+    match = re.match(r"([0-9]*\.?[0-9]+) ?(?:([kmgtp])?i?b?)\Z", str(value).strip().lower())
+    if match is None:
+        raise ValueError("not a size: %r" % value)
+    return int(float(match.group(1)) * 1024 ** (" kmgtp".index(match.group(2) or " ")))
+
+
 def parse_container(data: Mapping[str, Any]) -> Container:
     """Build a Container from one element of `docker inspect`. Pure. Raises KeyError for something else."""
     config = data["Config"]
@@ -257,10 +270,37 @@ def config_ports(service: Mapping[str, Any]) -> list[str]:
 
 def config_memory(service: Mapping[str, Any]) -> int:
     """Return the memory limit of a service of the parsed configuration in bytes, 0 for none."""
-    limit = service.get("mem_limit")
-    if limit in (None, "", "0", 0):
-        limit = (((service.get("deploy") or {}).get("resources") or {}).get("limits") or {}).get("memory")
-    return int(limit) if limit else 0
+    limit = parse_bytes(service.get("mem_limit"))
+    if not limit:
+        limit = parse_bytes((((service.get("deploy") or {}).get("resources") or {}).get("limits") or {}).get("memory"))
+    return limit
+
+
+def merge_env_files(config: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put what a service's env_file brings into its environment, in place, where Compose has left that undone.
+
+    From 2.24.7 to 2.27.0 `config` does so, while `up` has it in the containers and in their hash. environment is what
+    Compose interpolates with. Raises ComposeError naming the file that can't be read.
+    """
+    for service in (config.get("services") or {}).values():
+        entries = service.pop("env_file", None)
+        merged: dict[str, Any] = {}
+        for entry in [entries] if isinstance(entries, str) else entries or []:
+            item = {"path": entry} if isinstance(entry, str) else entry
+            try:
+                text = read_env_text(item["path"])
+                values = _dotenv.values_of(_dotenv.parse(text, {**environment, **merged}))
+            except FileNotFoundError:
+                if item.get("required", True):
+                    raise ComposeError("%s, an env_file of a service, does not exist." % item["path"]) from None
+                continue
+            except (OSError, _dotenv.DotenvError) as exc:
+                raise ComposeError("%s, an env_file of a service, can't be read: %s." % (item["path"], exc)) from None
+            merged.update(values)
+        if merged:
+            # In the output of `config` each dollar sign is doubled.
+            escaped = {name: value.replace("$", "$$") for name, value in merged.items()}
+            service["environment"] = {**escaped, **(service.get("environment") or {})}
 
 
 def config_scale(service: Mapping[str, Any]) -> int:
@@ -524,7 +564,14 @@ class Docker:
         """Return the parsed configuration. It holds secrets: never return or log it. Kept until refresh."""
         if self._config is None or refresh:
             self.project_name()
-            self._config = self._parsed_config(self.compose("config", "--format", "json")[1])
+            config = self._parsed_config(self.compose("config", "--format", "json")[1])
+            merge_env_files(config, {**self.env_values(), **os.environ})
+            if refresh:
+                self._plain = None
+            # The same versions of Compose list the services of profiles that are not active.
+            active = self.plain_hashes()
+            config["services"] = {name: item for name, item in (config.get("services") or {}).items() if name in active}
+            self._config = config
         return self._config
 
     def hashes(self, refresh: bool = False) -> dict[str, str]:
@@ -765,9 +812,12 @@ class Docker:
                     name=name,
                 )[1]
             )
+            merge_env_files(config, {**_dotenv.values_of(_dotenv.parse(read_env_text(env_file), os.environ)), **os.environ})
             return config, self.hashes_of(config, env_file, shadow.root)
         except OSError as exc:
             raise ComposeError("A private copy of %s could not be made to try the change: %s." % (self.project_dir, exc)) from None
+        except _dotenv.DotenvError as exc:
+            raise ComposeError("%s can't be read by Compose: %s." % (self.env_file, exc)) from None
         except ComposeError as exc:
             # The operator knows the project directory, not our copy of it.
             message, output = shadow.unmap_text(str(exc)), shadow.unmap_text(exc.output)

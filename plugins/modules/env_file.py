@@ -181,6 +181,7 @@ findings:
 
 import json
 import os
+import re
 
 from typing import Any, Optional
 
@@ -188,7 +189,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._compose import ComposeError, Docker, read_env_text
 from ..module_utils._dotenv import DotenvError, parse, remove_name, set_value, valid_name, values_of
-from ..module_utils._files import backup_file, replace_file
+from ..module_utils._files import backup_file, replace_file, to_bytes
 from ..module_utils._findings import finding
 from ..module_utils._quoting import QuotingError, dotenv_quote
 
@@ -265,35 +266,48 @@ def masked_diff(path: str, before: str, after: str, names: list[str], show: bool
     }
 
 
-def read_by_compose(docker: Docker, text: str, tmpdir: str) -> dict[str, Optional[str]]:
-    """Return name -> value as the Compose on this host gives them to a container. Raises ComposeError, OSError."""
+def read_by_compose(docker: Docker, text: str, names: list[str], tmpdir: str) -> dict[str, Optional[str]]:
+    """Return name -> value as the Compose on this host gives them to a container. Raises ComposeError, OSError.
+
+    Both ways are asked: an env_file of a service, and ${NAME}. Compose 2.24.7 to 2.27.0 does not show the first, and the
+    second can't have every name; what neither shows is left out.
+    """
     path = os.path.join(tmpdir, "candidate.env")
-    empty = os.path.join(tmpdir, "empty.env")
-    for target, content in ((path, text), (empty, "")):
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content.encode("utf-8", "surrogateescape"))
-    project = json.dumps({"services": {"reader": {"image": "none", "env_file": [path]}}})
+    # A variable of this process would win over the file.
+    plain = [name for name in names if re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", name) and name not in os.environ]
+    services = {
+        "from_file": {"image": "none", "env_file": [path]},
+        "interpolated": {"image": "none", "environment": {name: "${%s}" % name for name in plain}},
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(to_bytes(text))
         out = docker.compose(
             "config",
             "--format",
             "json",
             files=["-"],
-            data=project,
-            env_file=empty,
+            data=json.dumps({"services": services}),
+            env_file=path,
             project_dir=tmpdir,
             name="env-file-check",
         )[1]
     finally:
         os.unlink(path)
-        os.unlink(empty)
+    seen: dict[str, Optional[str]] = {}
     try:
-        environment = json.loads(out)["services"]["reader"].get("environment") or {}
+        found = json.loads(out)["services"]
+        for service in ("from_file", "interpolated"):
+            for name, value in (found[service].get("environment") or {}).items():
+                # `config` doubles each dollar sign so that its output can be read again.
+                value = None if value is None else str(value).replace("$$", "$")
+                if name in seen and seen[name] != value:
+                    raise ComposeError("Compose reads %s in two ways, by env_file and by ${%s}." % (name, name))
+                seen[name] = value
     except (ValueError, KeyError, AttributeError):
         raise ComposeError("Compose read the new file, but its answer has an unknown form.") from None
-    # `config` doubles each dollar sign so that its output can be read again.
-    return {name: None if value is None else value.replace("$$", "$") for name, value in environment.items()}
+    return seen
 
 
 def validate_text(module: AnsibleModule, text: str, values: dict[str, str]) -> str:
@@ -302,11 +316,12 @@ def validate_text(module: AnsibleModule, text: str, values: dict[str, str]) -> s
     seen: dict[str, Optional[str]] = dict(values_of(parse(text)))
     docker = Docker(module, module.tmpdir, "env-file-check", None, module.params["command_timeout"])
     if module.get_bin_path("docker") and docker.docker("compose", "version", check=False)[0] == 0:
-        asked = "compose"
         try:
-            seen = read_by_compose(docker, text, module.tmpdir)
+            answer = read_by_compose(docker, text, list(values), module.tmpdir)
         except OSError as exc:
             raise ComposeError("A copy of the new file could not be made for Compose to read: %s." % exc) from None
+        asked = "compose" if set(values) <= set(answer) else "parser"
+        seen.update(answer)
     wrong = sorted(name for name, value in values.items() if seen.get(name) != value)
     if wrong:
         raise ComposeError(

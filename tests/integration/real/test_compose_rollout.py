@@ -132,7 +132,8 @@ class Deployment:
             "--filter",
             "label=com.docker.compose.service=%s" % service,
         ).split()
-        return json.loads(docker("inspect", *ids)) if ids else []
+        # One that is just being made or removed may be listed, but not found: then it is left out.
+        return json.loads(docker("container", "inspect", *ids, check=False)) if ids else []
 
     def ids(self, service: str = "hapi") -> set[str]:
         return {item["Id"] for item in self.containers(service)}

@@ -74,6 +74,43 @@ def test_duration_goes_red(text: str) -> None:
         _compose.parse_duration(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("67108864", 64 * 1024**2), ("64m", 64 * 1024**2), ("100M", 100 * 1024**2), ("1.5gb", 3 * 1024**3 // 2), ("2GiB", 2 * 1024**3),
+     (5, 5), ("", 0), (None, 0)],
+)  # fmt: skip
+def test_bytes(text: object, size: int) -> None:
+    assert _compose.parse_bytes(text) == size
+
+
+def test_bytes_goes_red() -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        _compose.parse_bytes("much")
+
+
+def test_env_files_are_merged_as_up_does(tmp_path: Path) -> None:
+    """Compose 2.24.7 to 2.27.0 leaves env_file in what `config` prints; recorded from 2.24.7."""
+    one, two = tmp_path / "one.env", tmp_path / "two.env"
+    one.write_text("A='x$y'\nB=1\nC=$OUTER\n")
+    two.write_text("B=2\nD=$A$B\n")
+    config = {
+        "services": {
+            "full": {
+                "environment": {"A": "kept"},
+                "env_file": [{"path": str(one), "required": True}, {"path": str(two), "required": True}],
+            },
+            "two": {"env_file": [{"path": str(tmp_path / "none"), "required": False}]},
+            "three": {"image": "x"},
+        }
+    }
+    # As in compose-go, a reference takes an earlier file before its own.
+    _compose.merge_env_files(config, {"OUTER": "o"})
+    assert config["services"]["full"] == {"environment": {"A": "kept", "B": "2", "C": "o", "D": "x$$y1"}}
+    assert config["services"]["two"] == {}
+    with pytest.raises(_compose.ComposeError, match="does not exist"):
+        _compose.merge_env_files({"services": {"a": {"env_file": [str(tmp_path / "none")]}}}, {})
+
+
 def test_config_fields() -> None:
     services = json.loads((FIXTURES / "config-2.40.3.json").read_text())["services"]
     assert _compose.config_ports(services["full"]) == ["127.0.0.1:18097->80/tcp", "18098->81/udp"]
