@@ -766,7 +766,7 @@ def memory_use(docker: Docker, containers: list[Container]) -> dict[str, int]:
     for line in out.splitlines():
         try:
             data = json.loads(line)
-            used[str(data["ID"])] = parse_size(str(data["MemUsage"]).split("/")[0])
+            used[str(data["ID"])] = parse_size(str(data["MemUsage"]).partition("/")[0])
         except (ValueError, KeyError):
             continue
     return used

@@ -83,6 +83,13 @@ def _last(text: str) -> Optional[_dotenv.Statement]:
     return found[-1] if found else None
 
 
+def _the_last(text: str) -> _dotenv.Statement:
+    statement = _last(text)
+    if statement is None:
+        raise AssertionError("COMPOSE_FILE was in this text a moment ago")
+    return statement
+
+
 def env_with(text: Optional[str], files: list[str], ours_left: bool, project_dir: str) -> Optional[str]:
     """Return the text of the environment file that loads files; None: there shall be no file. Pure.
 
@@ -103,8 +110,7 @@ def env_with(text: Optional[str], files: list[str], ours_left: bool, project_dir
             return None if memory == _NO_FILE and not bare.strip() else bare
         else:
             restored = _take_marker(old, memory)
-            item = _last(restored)
-            assert item is not None
+            item = _the_last(restored)
             restored = restored[: item.value_start] + memory + restored[item.value_end :]
             if default_files(project_dir, _dotenv.values_of(_dotenv.parse(restored))) == files:
                 return restored
@@ -128,8 +134,7 @@ def env_with(text: Optional[str], files: list[str], ours_left: bool, project_dir
         if "\n" not in raw:
             start = old.rfind("\n", 0, statement.start) + 1
             old = old[:start] + MARKER + raw + _dotenv.line_ending(old) + old[start:]
-            statement = _last(old)
-            assert statement is not None
+            statement = _the_last(old)
     return old[: statement.value_start] + dotenv_quote(value) + old[statement.value_end :]
 
 

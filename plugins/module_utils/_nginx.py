@@ -174,9 +174,10 @@ def parse(text: str, path: str = "") -> list[Directive]:
         if not words:
             raise ConfigError(line, 'unexpected "%s"' % token.kind)
         directive = Directive(path, words, block, line_of(text, words[0].start), words[0].start, token.end)
-        siblings = roots if block is None else block.children
-        assert siblings is not None
-        siblings.append(directive)
+        if block is None:
+            roots.append(directive)
+        elif block.children is not None:
+            block.children.append(directive)
         words = []
         if token.kind == "{":
             directive.children = []
@@ -347,7 +348,8 @@ class Config:
         if (raw[1:-1] if quoted else raw) != word.value:
             return None
         match = _URL.match(word.value)
-        assert match is not None
+        if match is None:
+            return None
         scheme, authority, tail = match.group(1) or "", match.group(2), match.group(3)
         ours = _OURS.match(tail) if not authority else None
         if ours:

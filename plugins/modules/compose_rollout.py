@@ -142,6 +142,12 @@ options:
       - Allows to stop a serving replica before its successor is ready, when there is no room for both.
     type: bool
     default: false
+  assume_outdated:
+    description:
+      - Plan as if every replica were made from another configuration.
+      - For a dry run in which the change that makes them so could not be written. Outside of check mode it is refused.
+    type: bool
+    default: false
 seealso:
   - module: dghs.bd_fhir.deployment_info
   - module: dghs.bd_fhir.balance_info
@@ -341,6 +347,7 @@ lock_waited:
 """
 
 import contextlib
+import dataclasses
 import http.client
 import re
 import ssl
@@ -540,28 +547,36 @@ class Roller:
         """Judge one container by all there is; asks the probe and uses what the balancer said last."""
         answer = None
         if self.probe and container.state == "running":
-            answer = self.ask(container)
+            answer = self.ask(container, self.probe)
         server = _haproxy.find_by_address(self.servers, container.addresses.values())
-        return judge(container, self.expected, answer, self.balancer is not None, server)
+        expected = self.expected
+        if self.params["assume_outdated"]:
+            expected = dataclasses.replace(expected, config_hashes=())
+        return judge(container, expected, answer, self.balancer is not None, server)
 
-    def ask(self, container: Container) -> str:
+    def haproxy(self) -> HAProxy:
+        """The balancer, for a step that only a balancer can have led to. Raises RolloutError when there is none."""
+        if self.balancer is None:
+            raise RolloutError("This step needs a balancer, and none was given. Please report it.")
+        return self.balancer
+
+    def ask(self, container: Container, probe: dict[str, Any]) -> str:
         """Send the probe; returns what is wrong with the answer, "" if nothing is."""
-        assert self.probe is not None
         answer = "it has no address"
         for address in container.addresses.values():
-            where = "%s://%s:%d%s" % (self.probe["scheme"], address, self.probe["port"], self.probe["path"])
+            where = "%s://%s:%d%s" % (probe["scheme"], address, probe["port"], probe["path"])
             connection: http.client.HTTPConnection
-            if self.probe["scheme"] == "https":
+            if probe["scheme"] == "https":
                 context = ssl.create_default_context()
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-                connection = http.client.HTTPSConnection(address, self.probe["port"], timeout=5, context=context)
+                connection = http.client.HTTPSConnection(address, probe["port"], timeout=5, context=context)
             else:
-                connection = http.client.HTTPConnection(address, self.probe["port"], timeout=5)
+                connection = http.client.HTTPConnection(address, probe["port"], timeout=5)
             try:
-                connection.request("GET", self.probe["path"], headers={"Accept": "*/*"})
+                connection.request("GET", probe["path"], headers={"Accept": "*/*"})
                 response = connection.getresponse()
-                if response.status == self.probe["status"]:
+                if response.status == probe["status"]:
                     return ""
                 answer = "%s answers with status %d" % (where, response.status)
             except (OSError, http.client.HTTPException) as exc:
@@ -953,7 +968,6 @@ class Roller:
 
     def set_ready(self, step: Step, target: Optional[Container]) -> str:
         """Let a slot have requests again."""
-        assert self.balancer is not None
         self.touched = True
         if target is not None:
             return self.undrain(target)
@@ -962,13 +976,13 @@ class Roller:
 
     def undrain(self, target: Container) -> str:
         """Set the slot of a replica that stays ready, if it is drained."""
-        assert self.balancer is not None
-        server = _haproxy.find_by_address(self.balancer.servers(self.backend), target.addresses.values())
+        balancer = self.haproxy()
+        server = _haproxy.find_by_address(balancer.servers(self.backend), target.addresses.values())
         if server is None or not server.drained:
             return "it is not drained any more"
         self.touched = True
-        server = self.balancer.set_state(self.backend, server.name, "ready")
-        self.servers = self.balancer.servers(self.backend)
+        server = balancer.set_state(self.backend, server.name, "ready")
+        self.servers = balancer.servers(self.backend)
         return "server %s set ready" % server.name
 
     def free_slot(self, name: str, addresses: list[str]) -> str:
@@ -977,17 +991,17 @@ class Roller:
         Drain is a property of the slot: without this, the next replica in it would get no request. Doing it while DNS
         or the health check still believe in the old replica would send requests to nobody.
         """
-        assert self.balancer is not None
+        balancer = self.haproxy()
         is_left = _haproxy.left(addresses)
-        gone, server = self.balancer.wait(self.backend, name, is_left, RELEASE_TIMEOUT)
+        gone, server = balancer.wait(self.backend, name, is_left, RELEASE_TIMEOUT)
         if not gone:
             self.module.warn(
                 "HAProxy at %s still holds server %s after %g s, although its replica is gone. It is set ready now;"
                 " check the resolvers section (hold valid, hold obsolete)."
-                % (self.balancer.address, server.describe(), RELEASE_TIMEOUT)
+                % (balancer.address, server.describe(), RELEASE_TIMEOUT)
             )
         if server.drained:
-            self.balancer.set_state(self.backend, name, "ready")
+            balancer.set_state(self.backend, name, "ready")
         return "server %s set ready" % name
 
     def take_out(self, target: Container) -> str:
@@ -1115,6 +1129,7 @@ def main() -> None:
             max_surge={"type": "int", "default": 1},
             ready_timeout={"type": "int", "default": 300},
             settle={"type": "float", "default": 2},
+            assume_outdated={"type": "bool", "default": False},
             drain_timeout={"type": "int", "default": 30},
             stop_timeout={"type": "int", "default": 40},
             steps={"type": "int", "default": 1},
@@ -1131,6 +1146,8 @@ def main() -> None:
     for name in ("max_surge", "settle", "drain_timeout", "stop_timeout", "ready_timeout", "lock_timeout", "steps"):
         if params[name] < 0:
             module.fail_json(msg="%s is %g, but can't be negative." % (name, params[name]))
+    if params["assume_outdated"] and not module.check_mode:
+        module.fail_json(msg="assume_outdated is for check mode: a real run sees what is outdated.")
     result: dict[str, Any] = {
         "changed": False,
         "service": params["service"],

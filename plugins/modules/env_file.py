@@ -138,6 +138,13 @@ names_set:
   type: list
   elements: str
   sample: [HAPI_IMAGE]
+previous:
+  description:
+    - The names of O(values) and O(absent) that differed, with the values that the file gave them before; null where it had none.
+  returned: success and O(secret=false)
+  type: dict
+  sample:
+    HAPI_IMAGE: git.dghs.gov.bd/dghs/bd-fhir-national:v1.0.0
 names_removed:
   description: Names that were taken out.
   returned: success
@@ -273,8 +280,8 @@ def read_by_compose(docker: Docker, text: str, names: list[str], tmpdir: str) ->
     second can't have every name; what neither shows is left out.
     """
     path = os.path.join(tmpdir, "candidate.env")
-    # A variable of this process would win over the file.
-    plain = [name for name in names if re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", name) and name not in os.environ]
+    # A variable of this process would win over the file, and Compose has its own say about COMPOSE_ ones.
+    plain = [name for name in names if re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", name) and name not in os.environ and not name.startswith("COMPOSE_")]
     services = {
         "from_file": {"image": "none", "env_file": [path]},
         "interpolated": {"image": "none", "environment": {name: "${%s}" % name for name in plain}},
@@ -378,6 +385,9 @@ def run(module: AnsibleModule, values: dict[str, str]) -> dict[str, Any]:
         "findings": duplicate_findings(after, sorted(values), path),
         "diff": masked_diff(path, before, after, names_set + names_removed, not module.params["secret"]),
     }
+    if not module.params["secret"]:
+        had = values_of(parse(before))
+        result["previous"] = {name: had.get(name) for name in names_set + names_removed}
     if module.params["validate"]:
         result["validated_by"] = validate_text(module, after, values)
     if not changed:

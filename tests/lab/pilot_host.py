@@ -89,7 +89,7 @@ class Background:
         self.process.wait()
 
     def result(self, timeout: int = 900) -> Run:
-        out, _ = self.process.communicate(timeout=timeout)
+        out, dummy = self.process.communicate(timeout=timeout)
         return Run(self.process.returncode, out)
 
 
@@ -146,6 +146,10 @@ def healthy(count: int) -> bool:
 
 
 def owner_files() -> dict[str, str]:
-    """The owner's files as they are: none of ours may differ after a rollback."""
-    out = on_host("bash", "-c", f"cd {PROJECT} && sha256sum docker-compose.yml .env nginx/nginx.conf && stat -c '%n %a %U' .env && ls")
-    return dict(line.rsplit(maxsplit=1)[::-1] if "  " in line else (line, "") for line in out.splitlines())
+    """The owner's files as they are: none of them may differ after a rollback, and none of ours may be left beside them.
+
+    Dated copies of .env stay on purpose: they are what an operator reaches for when all else is lost.
+    """
+    text = on_host("bash", "-c", f"cd {PROJECT} && sha256sum docker-compose.yml .env nginx/nginx.conf && stat -c '%a:%U %n.mode' .env"
+                   " && ls -A | grep -v '^[.]env[.].*[.]bak$' | sed 's/^/listed /'")
+    return {name: value for value, name in (line.split(maxsplit=1) for line in text.splitlines())}

@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from pilot_host import FIRST, HOST, PROJECT, healthy, ok, on_host, until
 
 
 @pytest.fixture(scope="session", autouse=True)
-def lab() -> Iterator[None]:
+def lab() -> None:
     """The lab must be up: a test that could not look does not pass."""
     done = subprocess.run(["docker", "inspect", HOST], capture_output=True, check=False)
     assert done.returncode == 0, "the lab is not up: make lab-up"
-    yield
 
 
 @pytest.fixture(scope="module")

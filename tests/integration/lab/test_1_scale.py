@@ -10,8 +10,8 @@ import threading
 import time
 
 import pytest
-from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 from load import Load, patient, request
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("pilot")]
 
@@ -24,8 +24,8 @@ def before(pilot: None) -> dict[str, str]:
 def served_by(count: int = 60) -> dict[str, int]:
     """Which address answered how many tagged requests."""
     shares: dict[str, int] = {}
-    for _ in range(count):
-        status, _, headers = request("GET", "/fhir/metadata", headers={"X-BD-Probe": "test"})
+    for dummy in range(count):
+        status, dummy, headers = request("GET", "/fhir/metadata", headers={"X-BD-Probe": "test"})
         assert status == 200
         address = headers.get("x-bd-served-by", "nobody")
         shares[address] = shares.get(address, 0) + 1
@@ -61,7 +61,7 @@ def test_the_owners_files_are_still_the_owners(before: dict[str, str]) -> None:
     now = owner_files()
     assert now["docker-compose.yml"] == before["docker-compose.yml"]
     assert on_host("stat", "-c", "%a", f"{PROJECT}/.env").strip() == "600"
-    assert on_host("docker", "exec", "bd-nginx", "nginx", "-t", check=False) is not None
+    on_host("docker", "exec", "bd-nginx", "nginx", "-t")
 
 
 def test_second_run_changes_nothing() -> None:
@@ -113,7 +113,7 @@ def test_new_image_under_load_keeps_three_and_loses_nothing() -> None:
     assert min(counts) >= 3, f"a moment with {min(counts)} healthy replicas"
     assert healthy(3)
     assert {replica.image for replica in replicas()} == {f"{REGISTRY}/hapi:1.1.0"}
-    versions = {json.loads(request("GET", "/fhir/metadata")[1])["software"]["version"] for _ in range(12)}
+    versions = {json.loads(request("GET", "/fhir/metadata")[1])["software"]["version"] for dummy in range(12)}
     assert versions == {"0.3.0"}
 
 
@@ -129,7 +129,7 @@ def test_a_request_in_flight_ends_before_its_replica_is_stopped() -> None:
         "BEGIN; LOCK TABLE hfj_resource IN SHARE MODE; SELECT pg_sleep(12); COMMIT"))
     blocker.start()
     time.sleep(1.5)
-    writers = [threading.Thread(target=slow) for _ in range(6)]
+    writers = [threading.Thread(target=slow) for dummy in range(6)]
     for writer in writers:
         writer.start()
     time.sleep(1)
@@ -151,6 +151,15 @@ def test_back_to_three_then_one_under_load() -> None:
     assert load.ledger.failures == []
     assert load.lost() == []
     assert healthy(1)
+
+
+def test_a_new_balancer_configuration_is_loaded_without_a_failed_request() -> None:
+    with Load(rate=60) as load:
+        time.sleep(2)
+        result = ok("scale_hapi", "-e", "hapi_replicas=1", "-e", "balancer_request_timeout=90")
+        ok("scale_hapi", "-e", "hapi_replicas=1")
+    assert "Start a worker with the new configuration" in result.out
+    assert load.ledger.failures == []
 
 
 def test_a_killed_replica_is_back_in_service_by_itself() -> None:

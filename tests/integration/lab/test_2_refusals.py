@@ -120,7 +120,7 @@ def test_a_real_run_on_a_bare_host_is_refused(verb: str) -> None:
     assert snapshot("fhir-bare") == untouched
 
 
-@pytest.mark.parametrize("become, works", [
+@pytest.mark.parametrize(("become", "works"), [
     (("-e", "ansible_user=careful", "-e", "ansible_become_password=lab-Sudo pw$1"), True),
     (("-e", "ansible_user=careful"), False),
     (("-e", "ansible_user=deployer", "-e", "ansible_become=false"), True),

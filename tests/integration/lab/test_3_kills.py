@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, Replica, healthy, ok, on_host, play, replicas, until
 from load import Load
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, Replica, healthy, ok, on_host, play, replicas, until
 
 pytestmark = [pytest.mark.lab]
 
@@ -61,7 +61,8 @@ print(data.decode())
 
 def lock_holder() -> int:
     """The process that holds the host's lock, by the kernel's table and not by what the file says; 0 when nobody does."""
-    found = on_host("bash", "-c", f"inode=$(stat -c %i {LOCK} 2>/dev/null) && awk -v i=\":$inode\" '$6 ~ i\"$\" {{print $5}}' /proc/locks | head -1; true")
+    found = on_host("bash", "-c",
+                    f"inode=$(stat -c %i {LOCK} 2>/dev/null) && awk -v i=\":$inode\" '$6 ~ i\"$\" {{print $5}}' /proc/locks | head -1; true")
     return int(found.strip() or 0)
 
 
@@ -92,13 +93,15 @@ def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
     assert ok("scale_hapi", *arguments).changed == 0
 
 
-@pytest.mark.parametrize("moment", marked({name: MOMENTS[name] for name in list(MOMENTS)[1:]} | {"first_step": lambda new: True}, "new_replica_ready"))
+AT_WORK = {name: MOMENTS[name] for name in list(MOMENTS)[1:]} | {"first_step": lambda new: True}
+
+
+@pytest.mark.parametrize("moment", marked(AT_WORK, "new_replica_ready"))
 def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) -> None:
     new, arguments = other_release()
-    condition = MOMENTS.get(moment, lambda new: True)
     with Load() as load:
         doomed = Background("scale_hapi", *arguments)
-        until(moment, 240, lambda: lock_holder() and condition(new))
+        until(moment, 240, lambda: lock_holder() and AT_WORK[moment](new))
         until("a module at work", 60, lock_holder)
         on_host("kill", "-9", str(lock_holder()), check=False)
         first = doomed.result()

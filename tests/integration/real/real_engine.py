@@ -17,7 +17,7 @@ IMAGE = os.environ.get("BASE_IMAGE", "bd-fhir-lab/base:bookworm")
 def docker(*args: str, check: bool = True, cwd: Path | None = None, stdin: str | None = None) -> str:
     """Run docker and return what it says, for looking at the truth by another way than the modules."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
-    done = subprocess.run(["docker", *args], cwd=cwd, env=clean, input=stdin, capture_output=True, text=True)
+    done = subprocess.run(["docker", *args], cwd=cwd, env=clean, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(args)}: rc {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout

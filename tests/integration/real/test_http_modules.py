@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible_collections.dghs.bd_fhir.plugins as plugins
 import pytest
+from ansible_collections.dghs.bd_fhir import plugins
 from ansible_collections.dghs.bd_fhir.plugins.modules import balance_info, hapi_metadata_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker
 from ansible_collections.dghs.bd_fhir.tests.unit.plugins import http_stub
@@ -77,7 +77,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def servers() -> None:
     """An image with nginx, HAProxy and Python."""
-    if subprocess.run(["docker", "image", "inspect", SERVERS], capture_output=True).returncode:
+    if subprocess.run(["docker", "image", "inspect", SERVERS], capture_output=True, check=False).returncode:
         docker("build", "-q", "-t", SERVERS, "-", stdin=DOCKERFILE)
 
 
@@ -299,7 +299,7 @@ def test_by_ansible_itself_and_in_check_mode(site: Site) -> None:
         ("balance_info", {"project_dir": str(site.dir), "url": site.url(site.nginx_port), "requests": 5}),
     ):
         argv = [str(ansible), "localhost", "-C", "-vvv", "-m", f"dghs.bd_fhir.{module}", "-a", json.dumps(arguments)]
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, cwd=site.dir)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, cwd=site.dir, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "SUCCESS" in done.stdout
         assert '"changed": false' in done.stdout

@@ -135,7 +135,7 @@ class Site(Project):
             connection.close()
 
     def who(self, path: str = "/fhir/x") -> str:
-        status, text, _ = self.ask(path)
+        status, text, dummy = self.ask(path)
         return text.split()[0] if status == 200 else str(status)
 
     def wait(self, seconds: float = 20) -> None:
@@ -204,7 +204,7 @@ class Load:
     def work(self, method: str) -> None:
         while not self.ended.is_set():
             try:
-                status, text, _ = self.site.ask("/fhir/x", method, self.address)
+                status, text, dummy = self.site.ask("/fhir/x", method, self.address)
                 who = text.split()[0] if status == 200 else ""
                 if who:
                     self.seen[who] = self.seen.get(who, 0) + 1
@@ -220,7 +220,7 @@ class Load:
         time.sleep(0.5)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         time.sleep(0.5)
         self.ended.set()
         for thread in self.threads:
@@ -640,7 +640,7 @@ def test_killed_at_any_moment(site: Site, point: Callable[..., dict[str, Any]], 
 def test_real_nginx_accepts_each_edit(image: str, tmp_path: Path) -> None:
     """The table of the unit tests, asked of the real parser."""
     names = {}
-    for number, (label, text, _, found) in enumerate(unit.TABLE):
+    for number, (label, text, _number_of_edits, found) in enumerate(unit.TABLE):
         if label in ("upstream that resolves", "stream", "glued variable", "variable of a variable") or "not_understood" in found:
             # Needs another nginx, or is not edited.
             continue

@@ -24,7 +24,7 @@ if [ "$(id -u)" = 0 ]; then
   mkdir -p "$PGDATA" && chmod 0700 "$PGDATA"
   find "$PGDATA" \! -user postgres -exec chown postgres '{}' +
   chmod 3777 /var/run/postgresql
-  exec gosu postgres "$BASH_SOURCE" "$@"
+  exec gosu postgres "${BASH_SOURCE[0]}" "$@"
 fi
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -48,6 +48,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   fi
   for script in /docker-entrypoint-initdb.d/*; do
     case "$script" in
+      # shellcheck disable=SC1090 # the init directory is the operator's
       *.sh) if [ -x "$script" ]; then "$script"; else . "$script"; fi ;;
       *.sql) "${sql[@]}" --dbname "$POSTGRES_DB" -f "$script" ;;
       *) [ -e "$script" ] && echo "ignoring $script" ;;

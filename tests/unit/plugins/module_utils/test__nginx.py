@@ -373,10 +373,10 @@ def configs(draw: st.DrawFn) -> str:
         return block("location /%d" % draw(st.integers(0, 9)), inner)
 
     def server() -> str:
-        return block("server", draw(st.lists(PIECES, max_size=2)) + [location() for _ in range(draw(st.integers(0, 3)))])
+        return block("server", draw(st.lists(PIECES, max_size=2)) + [location() for dummy in range(draw(st.integers(0, 3)))])
 
     upstream = block("upstream u", ["server %s;" % draw(st.sampled_from(["hapi:8080", "hapi:8080 weight=2", "x:1"]))])
-    return block("http", draw(st.lists(PIECES, max_size=2)) + [upstream] + [server() for _ in range(draw(st.integers(1, 2)))])
+    return block("http", draw(st.lists(PIECES, max_size=2)) + [upstream] + [server() for dummy in range(draw(st.integers(1, 2)))])
 
 
 @settings(max_examples=300, deadline=None)
