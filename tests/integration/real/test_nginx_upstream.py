@@ -640,7 +640,7 @@ def test_killed_at_any_moment(site: Site, point: Callable[..., dict[str, Any]], 
 def test_real_nginx_accepts_each_edit(image: str, tmp_path: Path) -> None:
     """The table of the unit tests, asked of the real parser."""
     names = {}
-    for number, (label, text, _number_of_edits, found) in enumerate(unit.TABLE):
+    for number, (label, text, _expected, found) in enumerate(unit.TABLE):
         if label in ("upstream that resolves", "stream", "glued variable", "variable of a variable") or "not_understood" in found:
             # Needs another nginx, or is not edited.
             continue

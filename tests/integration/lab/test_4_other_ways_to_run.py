@@ -1,0 +1,61 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The same verbs as an operator's machine and AWX start them: from the built tarball, and by ansible-runner."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import ansible_runner
+import pytest
+from pilot_host import ROOT, snapshot
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("pilot")]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty place that holds nothing but the built collection."""
+    place = tmp_path_factory.mktemp("installed")
+    subprocess.run(["ansible-galaxy", "collection", "build", "--output-path", str(place)], cwd=ROOT, check=True, capture_output=True)
+    tarball = next(place.glob("dghs-bd_fhir-*.tar.gz"))
+    subprocess.run(["ansible-galaxy", "collection", "install", "--no-deps", "-p", str(place / "collections"), str(tarball)],
+                   check=True, capture_output=True)
+    return place / "collections"
+
+
+@pytest.mark.parametrize(("verb", "args"), [
+    ("assess", ()), ("scale_hapi", ("--check", "--diff")), ("scale_regional", ("--check",)), ("rollback_scale_regional", ()),
+])
+def test_the_built_tarball_runs_the_verbs(installed: Path, tmp_path: Path, verb: str, args: tuple[str, ...]) -> None:
+    untouched = snapshot()
+    environment = {key: value for key, value in os.environ.items() if key not in ("ANSIBLE_CONFIG", "PYTHONPATH")}
+    environment["ANSIBLE_COLLECTIONS_PATH"] = str(installed)
+    # From an empty folder: neither the checkout's ansible.cfg nor its tree may help.
+    done = subprocess.run(["ansible-playbook", "-i", str(ROOT / "inventories/lab"), f"dghs.bd_fhir.{verb}", *args],
+                          cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "DEPRECAT" not in done.stdout + done.stderr
+    assert snapshot() == untouched
+
+
+def test_assess_runs_as_awx_starts_it(installed: Path, tmp_path: Path) -> None:
+    """AWX names a playbook of its project: the thin file that imports the verb."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "assess.yml").write_text("---\n- name: Assess\n  ansible.builtin.import_playbook: dghs.bd_fhir.assess\n")
+    runner = ansible_runner.run(
+        private_data_dir=str(tmp_path), playbook="assess.yml", inventory=str(ROOT / "inventories/lab"), quiet=True,
+        envvars={"ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": "/dev/null"})
+    assert runner.status == "successful", (tmp_path / "artifacts").as_posix()
+    assert runner.rc == 0
+    stats = runner.stats
+    assert stats is not None
+    assert stats["ok"]["fhir-pilot"] > 3
+    assert stats["changed"] == {}
+    # What a workflow's next node receives.
+    stats_events = [event["event_data"]["artifact_data"] for event in runner.events if event["event_data"].get("artifact_data")]
+    assert any("bd_fhir_assess" in str(data) for data in stats_events)
