@@ -592,9 +592,41 @@ def documents(root: Path) -> list[str]:
     return faults
 
 
+PLACES = {"real": "tests/integration/real", "lab": "tests/integration/lab", "unit": "tests/unit/plugins"}
+
+
+def cases(root: Path) -> list[str]:
+    """Every test that the table of public failures names is there, and every case that a test names is in the table."""
+    faults = []
+    text = (root / "docs/testing.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- begin: cases -->")[2].partition("<!-- end: cases -->")[0]
+    rows = [line for line in table.splitlines() if re.match(r"\| [0-9]", line)]
+    if not rows:
+        faults.append("docs/testing.md: the table of public failures is empty")
+    known = {number for row in rows for number in re.findall(r"[0-9]+", row.split("|")[1])}
+    for row in rows:
+        tests = re.findall(r"`((?:real|lab|unit)/\S+?)::(\w+)`", row)
+        if not tests:
+            faults.append(f"docs/testing.md: case {row.split('|')[1].strip()} names no test")
+        for name, test in tests:
+            place, _slash, rest = name.partition("/")
+            path = root / PLACES[place] / rest
+            if not path.exists() or not re.search(rf"^(async )?def {test}\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+                faults.append(f"docs/testing.md: there is no test {name}::{test}")
+    for place in PLACES.values():
+        for path in sorted((root / place).rglob("test_*.py")):
+            for test, number in re.findall(r"^def (test_cases?_([0-9]+)\w*)\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+                if number not in known | ALSO_TESTED:
+                    faults.append(f"docs/testing.md: case {number} is tested by {test} and not in the table")
+    return faults
+
+
+# Cases of verbs to come that a module of today already keeps.
+ALSO_TESTED = {"111", "116"}
+
 Rule = Callable[[Path], list[str]]
 RULES: list[Rule] = [role_interface, scenarios, module_tests, module_documentation, findings_documented, playbook_rules, playbook_defaults,
-                     site_variables, example_inventories, task_rules, globs, artefact, changelog, documents]
+                     site_variables, example_inventories, task_rules, globs, artefact, changelog, documents, cases]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -728,6 +760,11 @@ DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
     (documents, append("docs/index.md", "[x](nowhere.md)\n"), "nowhere.md does not exist"),
     (documents, append("docs/index.md", "`dghs.bd_fhir.fly`\n"), "dghs.bd_fhir.fly does not exist"),
     (documents, append("docs/orphan.md", "# x\n"), "does not lead to orphan.md"),
+    (cases, everything("tests/integration/real/test_compose_rollout.py", r"^def test_kill\(", "def test_k("), "test_compose_rollout.py::test_kill"),
+    (cases, remove("tests/integration/lab/test_1_scale.py"), "there is no test lab/test_1_scale.py::"),
+    (cases, everything("docs/testing.md", r"^(\| 32 \|.*\|) `.*` \|$", r"\1 none |"), "case 32 names no test"),
+    (cases, everything("docs/testing.md", r"^\| 101 \|.*\n", ""), "case 101 is tested by test_case_101_xml"),
+    (cases, everything("docs/testing.md", r"^\| [0-9].*\n", ""), "the table of public failures is empty"),
 ]
 
 

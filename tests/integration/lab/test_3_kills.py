@@ -121,7 +121,7 @@ def test_a_module_that_outlives_its_play_holds_the_lock_and_is_waited_for(two: N
     doomed.kill()
     time.sleep(1)
     assert lock_holder() == holder, "the module died with its play; this test needs one that goes on"
-    refused = play("scale_hapi", *arguments, "-e", "hapi_lock_timeout=1")
+    refused = play("scale_hapi", *arguments, "-e", "hapi_lock_timeout=1", "-e", "balancer_lock_timeout=1")
     assert refused.rc != 0
     # Which process it is can have changed: a worker of the killed play goes on with the steps that it was given.
     assert re.search(r"locked for more than 1 seconds: pid \d+ since .*compose_rollout of hapi", " ".join(refused.out.split())), refused.out[-2000:]
