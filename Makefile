@@ -55,7 +55,7 @@ e2e: ## The verbs on the lab, under load, with kills and wrong input
 
 .PHONY: bench
 bench: ## One benchmark: make bench B=roll
-	@mkdir -p build/bench
+	@test -f "tests/bench/$(B).py" || { echo "make bench B=<name>; there are: $(notdir $(basename $(filter-out %/_result.py,$(wildcard tests/bench/*.py))))" >&2; exit 2; }
 	@$(RUN) python tests/bench/$(B).py
 
 .PHONY: test

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,8 +58,12 @@ PACKAGES = {
     "ssh": "openssh-client",
     "openssl": "openssl",
     "mvn": "maven",
-    "javac": "openjdk-17-jdk-headless",
+    # The server is compiled for Java 17, whatever newer JDK the distribution has.
+    "javac": "default-jdk-headless",
+    "curl": "curl",
 }
+# Administrators' commands are not on everyone's PATH.
+SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
 class LabError(Exception):
@@ -80,7 +85,11 @@ def run(*argv: str | Path, data: str | None = None, check: bool = True, quiet: b
 
 
 def ok(*argv: str | Path) -> bool:
-    return subprocess.run([str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    """Whether a command succeeds; one that is not installed does not."""
+    try:
+        return subprocess.run([str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def wait_for(what: str, seconds: float, *argv: str | Path) -> None:
@@ -95,7 +104,7 @@ def wait_for(what: str, seconds: float, *argv: str | Path) -> None:
 # --- the machine ---------------------------------------------------------------------------------------------------
 
 def install_packages() -> None:
-    missing = sorted({package for command, package in PACKAGES.items() if shutil.which(command) is None})
+    missing = sorted({package for command, package in PACKAGES.items() if shutil.which(command, path=SEARCH) is None})
     # A reachable engine of another make (Docker CE, a remote one) is as good as the distribution's.
     if "docker.io" in missing and ok("docker", "info"):
         missing.remove("docker.io")
@@ -103,6 +112,9 @@ def install_packages() -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise LabError(f"these packages are missing: {' '.join(missing)}; install them (apt-get install …) or run as root")
+    if "debootstrap" in missing:
+        # Ubuntu has debootstrap without the keys that Debian's archive is signed with.
+        missing.append("debian-archive-keyring")
     say(f"installing {' '.join(missing)}")
     run("apt-get", "update")
     run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends", *missing)
@@ -326,6 +338,9 @@ def push(published: dict[str, str]) -> None:
 def start_host(host: Host, image: str) -> None:
     publish = [f"127.0.0.1:{host.ssh_port}:22"] + [f"127.0.0.1:{outer}:{inner}" for outer, inner in host.ports]
     options = [word for port in publish for word in ("--publish", port)]
+    # With cgroup v2 the host's systemd works below the cgroup that the engine gave it, which it must be able to see.
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        options += ["--cgroupns", "host"]
     # Not --privileged: where the machine itself lacks a capability, the engine could not apply them all.
     fresh = start_container(
         host.name, image, "--hostname", host.name, *options,
@@ -397,6 +412,18 @@ def up() -> None:
     write_known_hosts()
 
 
+def stop_engine() -> None:
+    """Stop the engine that the lab itself started; any other is not ours."""
+    try:
+        pid = int(DOCKERD_PID.read_text())
+        if "dockerd" in Path(f"/proc/{pid}/comm").read_text():
+            os.kill(pid, signal.SIGTERM)
+            say("stopped the Docker engine that the lab had started")
+    except (OSError, ValueError):
+        return
+    DOCKERD_PID.unlink(missing_ok=True)
+
+
 def down() -> None:
     if not ok("docker", "info"):
         say("no Docker engine answers: nothing to take away")
@@ -410,6 +437,7 @@ def down() -> None:
         path = CACHE / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     say(f"took away {', '.join(names) or 'nothing'}; built images and downloads stay (docker image ls 'bd-fhir-lab/*')")
+    stop_engine()
 
 
 def status() -> None:

@@ -90,6 +90,10 @@ class Load:
             self._stop.set()
             for thread in self._threads:
                 thread.join(timeout=90)
+                if thread.is_alive():
+                    self._count("none", "a request did not end within 90 s")
+            if len(self.ledger.written) < 10:
+                self._count("none", f"only {len(self.ledger.written)} writes were acknowledged: that is no load")
             self.ledger.seconds = time.monotonic() - self._started
         return self.ledger
 
@@ -125,15 +129,16 @@ class Load:
     def _write(self, number: int) -> None:
         try:
             status, body, dummy = request("POST", "/fhir/Patient", patient(self.run, number))
-        except (OSError, http.client.HTTPException) as exc:
+            if status != 201:
+                self._count("write", f"{status}: {body[:200]!r}")
+                return
+            reference = f"Patient/{json.loads(body)['id']}"
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as exc:
             self._count("write", f"{type(exc).__name__}: {exc}")
-            return
-        if status != 201:
-            self._count("write", f"{status}: {body[:200]!r}")
             return
         self._count("write")
         with self._lock:
-            self.ledger.written[f"Patient/{json.loads(body)['id']}"] = f"{self.run}-{number}"
+            self.ledger.written[reference] = f"{self.run}-{number}"
 
     def _read(self, path: str, kind: str) -> None:
         try:

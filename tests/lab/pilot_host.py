@@ -27,6 +27,7 @@ def release(version: str, ig_version: str) -> tuple[str, str]:
 
 
 FIRST = release("1.0.0", "0.2.1")
+FIRST_BACK = ("-e", json.dumps({"hapi_rollback_image": f"{REGISTRY}/hapi:1.0.0", "hapi_rollback_env": {"HAPI_IG_VERSION": "0.2.1"}}))
 SECOND = release("1.1.0", "0.3.0")
 
 
@@ -153,3 +154,15 @@ def owner_files() -> dict[str, str]:
     text = on_host("bash", "-c", f"cd {PROJECT} && sha256sum docker-compose.yml .env nginx/nginx.conf && stat -c '%a:%U %n.mode' .env"
                    " && ls -A | grep -v '^[.]env[.].*[.]bak$' | sed 's/^/listed /'")
     return {name: value for value, name in (line.split(maxsplit=1) for line in text.splitlines())}
+
+
+def drained() -> str:
+    """HAProxy's own word on the servers that are being drained."""
+    stat = on_host("python3", "-c", f"""
+import socket
+s = socket.socket(socket.AF_UNIX); s.connect('{PROJECT}/compose.d/balancer/run/admin.sock'); s.sendall(b'show stat\\n')
+data = b''
+while chunk := s.recv(65536): data += chunk
+print(data.decode())
+""")
+    return " ".join("drain" for line in stat.splitlines() if ",DRAIN" in line or "DRAIN (" in line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from pilot_host import FIRST, HOST, PROJECT, healthy, ok, on_host, until
+from pilot_host import FIRST, FIRST_BACK, HOST, PROJECT, healthy, ok, on_host, until
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +22,7 @@ def lab() -> None:
 def pilot() -> None:
     """The deployment as its owner made it: one replica, no fragment of ours."""
     if on_host("bash", "-c", f"ls -d {PROJECT}/compose.d 2>/dev/null; true").strip():
-        ok("rollback_scale_regional", *FIRST)
+        ok("rollback_scale_regional", *FIRST_BACK)
     ok("tests/lab/pilot.yml")
     until("one healthy replica", 180, lambda: healthy(1))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 from load import Load
-from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, Replica, healthy, ok, on_host, play, replicas, until
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, Replica, drained, healthy, ok, on_host, play, replicas, until
 
 pytestmark = [pytest.mark.lab]
 
@@ -46,18 +46,6 @@ MOMENTS: dict[str, Callable[[str], bool]] = {
     "old_replica_leaving": lambda new: len(replicas(everything=True)) - len(of(new)) < 2 or "drain" in drained(),
     "second_replacement": lambda new: len(of(new)) == 2,
 }
-
-
-def drained() -> str:
-    """HAProxy's own word on the servers that are being drained."""
-    stat = on_host("python3", "-c", f"""
-import socket
-s = socket.socket(socket.AF_UNIX); s.connect('{PROJECT}/compose.d/balancer/run/admin.sock'); s.sendall(b'show stat\\n')
-data = b''
-while chunk := s.recv(65536): data += chunk
-print(data.decode())
-""")
-    return " ".join("drain" for line in stat.splitlines() if ",DRAIN" in line or "DRAIN (" in line)
 
 
 def lock_holder() -> int:
