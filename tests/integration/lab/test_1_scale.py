@@ -145,7 +145,7 @@ def test_a_request_in_flight_ends_before_its_replica_is_stopped() -> None:
         target=on_host, args=(*psql, "BEGIN; LOCK TABLE hfj_resource IN SHARE MODE; SELECT pg_sleep(90)"), kwargs={"check": False})
     blocker.start()
     time.sleep(1.5)
-    writers = [threading.Thread(target=slow) for _ in range(6)]
+    writers = [threading.Thread(target=slow) for dummy in range(6)]
     for writer in writers:
         writer.start()
     going = Background("scale_hapi", "-e", "hapi_replicas=1")
