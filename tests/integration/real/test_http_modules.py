@@ -293,6 +293,7 @@ def test_by_ansible_itself_and_in_check_mode(site: Site) -> None:
         "ANSIBLE_COLLECTIONS_PATH": str(root),
         "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
         "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
     }
     for module, arguments in (
         ("hapi_metadata_info", {"project_dir": str(site.dir), "bearer_token": "s3cr3t-token-value"}),
