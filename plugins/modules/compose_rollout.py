@@ -787,7 +787,10 @@ class Roller:
 
     def dangers(self) -> list[str]:
         """Ask Compose what it would do for one more container; returns what is not that container."""
-        first = self.up_arguments(len(self.containers) + 1)[0]
+        # A fixed name allows one container at a time: its successor is made when it is gone, and Compose refuses to be
+        # asked for two.
+        count = 1 if self.expected.container_name else len(self.containers) + 1
+        first = self.up_arguments(count)[0]
         rc, out, err = self.docker.compose("--dry-run", *first, check=False)
         if rc != 0:
             raise RolloutError(

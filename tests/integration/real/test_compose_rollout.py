@@ -697,6 +697,25 @@ def test_only_replica_without_room(deployment: Deployment) -> None:
     assert deployment.drained() == []
 
 
+def test_fixed_name_is_taken_on_kept_and_given_up(deployment: Deployment) -> None:
+    """The way back to an owner's container_name: Compose is never asked for two containers of one name."""
+    deployment.up(1)
+    fixed = "%s-only" % deployment.name
+
+    def name_after_replacing() -> str:
+        assert actions(deployment.roll(1, max_surge=0, allow_interruption=True)) == ["stop", "start"]
+        (container,) = deployment.containers()
+        return str(container["Name"]).lstrip("/")
+
+    deployment.write_compose(change=lambda text: text.replace("  hapi:\n", "  hapi:\n    container_name: %s\n" % fixed))
+    assert name_after_replacing() == fixed
+    new_image()
+    assert name_after_replacing() == fixed
+    deployment.write_compose()
+    assert name_after_replacing() == "%s-hapi-1" % deployment.name
+    assert deployment.drained() == []
+
+
 def test_requests_that_do_not_end(deployment: Deployment) -> None:
     """A drain that takes too long is a warning with the count; the requests still end by the application's grace."""
     deployment.up(2)
