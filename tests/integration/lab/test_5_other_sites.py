@@ -16,19 +16,25 @@ pytestmark = [pytest.mark.lab, pytest.mark.full, pytest.mark.usefixtures("pilot"
 COMPOSE = f"{PROJECT}/docker-compose.yml"
 
 
+def owner_changes(expression: str) -> None:
+    """The owner edits the compose file, brings it up, and reloads nginx, which resolves HAPI's name only then."""
+    on_host("sed", "-i", expression, COMPOSE)
+    owner_up()
+    until("one healthy replica", 180, lambda: healthy(1))
+    on_host("docker", "exec", "bd-nginx", "nginx", "-s", "reload")
+
+
 @pytest.fixture(params=["container_name: bd-hapi", 'ports: ["18080:8080"]'], ids=["container_name", "fixed_port"])
 def blocked(request: pytest.FixtureRequest) -> Iterator[str]:
     """The owner's file gives HAPI something that only one container can have, and runs that way."""
     line: str = request.param
-    on_host("sed", "-i", rf"/^  hapi:/a\    {line}", COMPOSE)
-    owner_up()
-    until("one healthy replica", 180, lambda: healthy(1))
+    owner_changes(rf"/^  hapi:/a\    {line}")
     try:
         yield "hapi_reset_container_name" if "container" in line else "hapi_reset_ports"
     finally:
-        on_host("bash", "-c", f"sed -i '/^    container_name: bd-hapi$/d; /18080:8080/d' {COMPOSE}")
-        owner_up()
-        until("one healthy replica", 180, lambda: healthy(1))
+        if on_host("bash", "-c", f"ls -d {PROJECT}/compose.d 2>/dev/null; true").strip():
+            ok("rollback_scale_hapi", "-e", "hapi_allow_interruption=true")
+        owner_changes("/^    container_name: bd-hapi$/d; /18080:8080/d")
 
 
 def test_what_keeps_hapi_single_is_taken_away_and_given_back(blocked: str) -> None:
