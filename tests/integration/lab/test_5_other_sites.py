@@ -17,11 +17,11 @@ COMPOSE = f"{PROJECT}/docker-compose.yml"
 
 
 def owner_changes(expression: str) -> None:
-    """The owner edits the compose file, brings it up, and reloads nginx, which resolves HAPI's name only then."""
+    """The owner edits the compose file, brings it up, and restarts nginx, which resolves HAPI's name only then."""
     on_host("sed", "-i", expression, COMPOSE)
     owner_up()
     until("one healthy replica", 180, lambda: healthy(1))
-    on_host("docker", "exec", "bd-nginx", "nginx", "-s", "reload")
+    on_host("docker", "restart", "bd-nginx")
 
 
 @pytest.fixture(params=["container_name: bd-hapi", 'ports: ["18080:8080"]'], ids=["container_name", "fixed_port"])
