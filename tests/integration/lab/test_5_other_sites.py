@@ -22,6 +22,7 @@ def owner_changes(expression: str) -> None:
     owner_up()
     until("one healthy replica", 180, lambda: healthy(1))
     on_host("docker", "restart", "bd-nginx")
+    until("nginx answers", 30, lambda: on_host("curl", "-sk", "https://127.0.0.1/nginx-health", check=False) == "ok\n")
 
 
 @pytest.fixture(params=["container_name: bd-hapi", 'ports: ["18080:8080"]'], ids=["container_name", "fixed_port"])
