@@ -281,9 +281,12 @@ def set_value(text: str, name: str, value: str, comment: Optional[str] = None) -
     statements = [item for item in parse(text) if item.name == name]
     if statements:
         last = statements[-1]
+        rest = text[last.value_end :].partition("\n")[0].strip()
+        # Without quotes, a comment would be the value of an empty name, and what else follows a part of any value.
+        written = dotenv_quote(value, bare=not rest or (value != "" and rest.startswith("#")))
         if last.value is None:
-            return text[: last.value_end] + "=" + dotenv_quote(value) + text[last.value_end :]
-        return text[: last.value_start] + dotenv_quote(value) + text[last.value_end :]
+            return text[: last.value_end] + "=" + written + text[last.value_end :]
+        return text[: last.value_start] + written + text[last.value_end :]
     ending = line_ending(text)
     lines = ([comment] if comment else []) + [name + "=" + dotenv_quote(value)]
     if text and not text.endswith("\n"):

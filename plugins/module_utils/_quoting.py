@@ -19,8 +19,10 @@ class QuotingError(ValueError):
     """A value can't be represented in the wanted format. The message never holds the value."""
 
 
-def dotenv_quote(value: str) -> str:
+def dotenv_quote(value: str, bare: bool = True) -> str:
     """Return value as it has to stand behind NAME= in a .env file, so that Compose v2 reads exactly value.
+
+    bare: whether a value that needs no quotes may go without them; not so where more follows on its line.
 
     A plain word stays bare, single quotes are used where nothing has to be escaped (there Compose expands nothing),
     double quotes with escapes otherwise: inside single quotes Compose 2.20 and 2.40 differ on an escaped quote.
@@ -33,7 +35,7 @@ def dotenv_quote(value: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise QuotingError("it is not valid Unicode text (character %d)" % exc.start) from None
-    if value == "" or _PLAIN.match(value):
+    if bare and (value == "" or _PLAIN.match(value)):
         return value
     if not any(char in value for char in "'\\\n\r"):
         return "'" + value + "'"

@@ -164,3 +164,10 @@ def test_our_reader_answers_as_compose(tmp_path: Path, lines: list[str], ending:
     ours.pop("", None)
     theirs.pop("", None)
     assert ours == theirs, repr(text)
+
+
+@pytest.mark.parametrize("value", ["", "x", "it's", "pa$s"])
+def test_what_follows_on_the_line_does_not_join_the_value(tmp_path: Path, value: str) -> None:
+    for text in ("A='1' # one\n", "A=1 # one\n", "A=1\nB=2\n"):
+        interpolated, dummy = read_with_compose(tmp_path, _dotenv.set_value(text, "A", value), ["A"])
+        assert interpolated["A"] == value

@@ -113,6 +113,20 @@ def test_set_changes_only_the_bytes_of_the_last_assignment(name: str, value: str
     assert _dotenv.set_value(SAMPLE, name, value) == SAMPLE.replace(old, new)
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "result"),
+    [
+        ("A=1 # one\n", "", "A='' # one\n"),
+        ("A='1' B='2'\n", "x", "A='x' B='2'\n"),
+        ("A='1' B='2'\n", "", "A='' B='2'\n"),
+        ("A='1' # one\n", "x", "A=x # one\n"),
+    ],
+)
+def test_set_quotes_where_the_rest_of_the_line_would_join(text: str, value: str, result: str) -> None:
+    assert _dotenv.set_value(text, "A", value) == result
+    assert _dotenv.values_of(_dotenv.parse(result)) == {**_dotenv.values_of(_dotenv.parse(text)), "A": value}
+
+
 @pytest.mark.parametrize("text", ["", "A=1", "A=1\n", "A=1\r\n", "A=1\r\nB=2", "# c", "A='x\ny'\n\n\n", "\ufeffA=1\n"])
 @pytest.mark.parametrize("comment", [None, "# mark"])
 def test_a_new_name_taken_out_again_leaves_the_same_bytes(text: str, comment: str | None) -> None:
@@ -133,7 +147,7 @@ def test_name_that_stands_alone_gets_a_value() -> None:
     assert _dotenv.set_value("A\nB=1\n", "A", "x") == "A=x\nB=1\n"
 
 
-LINES = st.lists(st.sampled_from(["A=1", "B='x y' # c", 'C="\\$"', "# A=9", "", "export A = 2", "D='m\nn'", "A", "E: z"]), max_size=6)
+LINES = st.lists(st.sampled_from(["A=1", "B='x y' # c", 'C="\\$"', "# A=9", "", "export A = 2", "D='m\nn'", "A", "E: z", "A='1' B='2'"]), max_size=6)
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.sampled_from("ABCDEF"), TEXT | NASTY)

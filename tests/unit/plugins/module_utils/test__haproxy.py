@@ -119,8 +119,8 @@ def test_parse_socket_refuses(text: str) -> None:
 class Fake:
     """Answers like a runtime API that is given here; what is exercised is the client's side of the talk."""
 
-    def __init__(self, path: str) -> None:
-        self.answers: dict[str, str] = {}
+    def __init__(self, path: str, answers: dict[str, str]) -> None:
+        self.answers = answers
         self.asked: list[str] = []
         fake = self
 
@@ -136,9 +136,8 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: pathlib.Path) -> Iterator[Fake]:
-    made = Fake(str(tmp_path / "s"))
     state, stat = recorded("mixed")
-    made.answers = {
+    answers = {
         "show servers state hapi": state,
         "show stat hapi 4 -1": stat,
         "show servers state nope": "Can't find backend.\n\n",
@@ -148,6 +147,7 @@ def fake(tmp_path: pathlib.Path) -> Iterator[Fake]:
         "set server hapi/nope state ready": "No such server.\n",
         "set server hapi/hapi-3 state ready": "Permission denied.\n",
     }
+    made = Fake(str(tmp_path / "s"), answers)
     yield made
     made.server.shutdown()
     made.server.server_close()
@@ -217,8 +217,7 @@ def test_a_reload_is_outlived(tmp_path: pathlib.Path) -> None:
 
     def later() -> None:
         time.sleep(0.4)
-        made.append(Fake(path))
-        made[0].answers["show cli level"] = "admin\n"
+        made.append(Fake(path, {"show cli level": "admin\n"}))
 
     thread = threading.Thread(target=later)
     thread.start()
