@@ -209,6 +209,21 @@ def test_a_killed_replica_is_back_in_service_by_itself() -> None:
     assert load.lost() == []
 
 
+def test_a_replica_that_says_it_is_ready_takes_as_many_writes_at_once_as_come() -> None:
+    """More first writes than its pool has connections: HAPI must have read its search parameters by then, or all of them hang."""
+    fresh = replicas()[0]
+    on_host("docker", "restart", fresh.id)
+    address = next(replica.address for replica in replicas() if replica.id == fresh.id)
+    until("the replica says that it is ready", 180,
+          lambda: "UP" in on_host("curl", "-s", "-m", "1", f"http://{address}:8080/actuator/health/readiness", check=False))
+    answers = on_host(
+        "curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", "40", "-m", "25", "-o", "/dev/null", "-w", "%{http_code}\\n",
+        "-H", "Content-Type: application/fhir+json", "-d", '{"resourceType": "Patient"}', f"http://{address}:8080/fhir/Patient?_format=json&n=[1-40]",
+        check=False)
+    assert answers.split() == ["201"] * 40
+    until("two healthy replicas", 60, lambda: healthy(2))
+
+
 def test_rollback_leaves_nothing_of_ours(before: dict[str, str]) -> None:
     with Load() as load:
         result = ok("rollback_scale_regional")

@@ -30,6 +30,7 @@ import jakarta.persistence.EntityManagerFactory;
 import java.util.Properties;
 import javax.sql.DataSource;
 import org.springframework.beans.factory.config.ConfigurableListableBeanFactory;
+import org.springframework.boot.ApplicationRunner;
 import org.springframework.boot.web.servlet.ServletRegistrationBean;
 import org.springframework.context.annotation.Bean;
 import org.springframework.context.annotation.Configuration;
@@ -142,5 +143,15 @@ class FhirServerConfig {
         // Initialised at the start, so that readiness is not announced before it.
         servlet.setLoadOnStartup(1);
         return servlet;
+    }
+
+    /**
+     * HAPI reads the search parameters with the first request that needs them: under one lock, and with a
+     * second connection. As many first writes at once as the pool has connections would then wait for each
+     * other for ten minutes, while readiness is up. A runner has ended before readiness is announced.
+     */
+    @Bean
+    ApplicationRunner searchParametersBeforeReadiness(ISearchParamRegistry searchParameters) {
+        return arguments -> searchParameters.forceRefresh();
     }
 }
