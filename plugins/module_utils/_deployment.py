@@ -382,8 +382,9 @@ def scale_findings(
                 service,
                 "no fixed host port, or a range of %d" % count,
                 "%s in %s" % (", ".join(short), ", ".join(where) or "a file that is included"),
-                "Allow the reset with hapi_reset_ports: true, which puts `ports: !reset []` into our fragment, when the balancer"
-                " reaches the replicas on their network and nobody else uses the port.",
+                "If requests come in by this port, such as from a central nginx, have the balancer take it over with"
+                " balancer_take_ports: true. If nobody uses it, allow the reset with hapi_reset_ports: true, which puts"
+                " `ports: !reset []` into our fragment.",
             )
         )
     if str(config.get("network_mode") or "").startswith(("host", "service:", "container:")) and count > 1:

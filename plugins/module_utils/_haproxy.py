@@ -33,6 +33,9 @@ OP_STOPPED, OP_STARTING, OP_RUNNING, OP_STOPPING = range(4)
 CHECK_ENABLED = 0x04
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+\Z")
+# A map's name is a path. What would end the word or the command on HAProxy's command line is not taken.
+_WORD = re.compile(r"[A-Za-z0-9_.:/@+=-]+\Z")
+_MAP = re.compile(r"-?[0-9]+ \((.+?)\) pattern loaded from file ")
 
 
 class HAProxyError(Exception):
@@ -152,6 +155,27 @@ def parse_stat(text: str) -> list[dict[str, str]]:
     return [dict(row) for row in csv.DictReader(io.StringIO(text[2:]))]
 
 
+def parse_map_files(text: str) -> list[str]:
+    """Return the names of the map files in the answer of `show map`. Pure. Raises ValueError for something else."""
+    if not text.startswith("# id (file)"):
+        raise ValueError("not the answer of 'show map': %s" % text.strip()[:120])
+    found = [_MAP.match(line) for line in text.splitlines()]
+    return [match.group(1) for match in found if match and "used by map at" in match.string]
+
+
+def parse_map_entries(text: str) -> dict[str, str]:
+    """Return key and value of each entry in the answer of `show map <file>`. Pure. Raises ValueError for something else."""
+    entries: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.strip():
+            fields = line.split(None, 2)
+            if len(fields) < 2 or not fields[0].startswith("0x"):
+                raise ValueError("unknown line in the answer of 'show map': %s" % line[:120])
+            # Of several entries with one key, the first is the one that a lookup finds.
+            entries.setdefault(fields[1], fields[2].strip() if len(fields) > 2 else "")
+    return entries
+
+
 def _number(text: Optional[str]) -> int:
     return int(text) if text and text.lstrip("-").isdigit() else 0
 
@@ -222,7 +246,7 @@ class HAProxy:
         return b"".join(chunks).decode("utf-8", "replace")
 
     def _refused(self, text: str, answer: str) -> HAProxyError:
-        hint = "Check the backend's name."
+        hint = "Check the map's name." if " map " in text else "Check the backend's name."
         low = answer.lower()
         if "permission denied" in low:
             hint = "The 'stats socket' line needs 'level admin'."
@@ -277,6 +301,50 @@ class HAProxy:
                 % (self.address, command, server.describe())
             )
         return server
+
+    def sessions(self, backend: str) -> int:
+        """Return how many requests of a backend are in flight or wait for a server. Raises HAProxyError."""
+        if not _NAME.match(backend):
+            raise HAProxyError("%r can't be the name of an HAProxy backend." % backend)
+        command = "show stat %s 2 -1" % backend
+        text = self.command(command)
+        try:
+            for row in parse_stat(text):
+                if (row.get("pxname"), row.get("svname")) == (backend, "BACKEND"):
+                    return _number(row.get("scur"))
+        except ValueError:
+            raise self._refused(command, text) from None
+        raise self._refused(command, "no line of that backend")
+
+    def map_files(self) -> list[str]:
+        """Return the names of the map files that its configuration uses. Raises HAProxyError."""
+        text = self.command("show map")
+        try:
+            return parse_map_files(text)
+        except ValueError:
+            raise self._refused("show map", text) from None
+
+    def map_entries(self, name: str) -> dict[str, str]:
+        """Return what a map holds in HAProxy's memory. Raises HAProxyError, also when there is no such map."""
+        if not _WORD.match(name):
+            raise HAProxyError("%r can't be the name of an HAProxy map here." % name)
+        command = "show map %s" % name
+        text = self.command(command)
+        try:
+            return parse_map_entries(text)
+        except ValueError:
+            raise self._refused(command, text) from None
+
+    def set_map(self, name: str, key: str, value: str) -> None:
+        """Set one entry of a map in HAProxy's memory, or add it. Raises HAProxyError."""
+        if not (_WORD.match(name) and _WORD.match(key) and _WORD.match(value)):
+            raise HAProxyError("can't set entry %r of map %r to %r" % (key, name, value))
+        verb = "set" if key in self.map_entries(name) else "add"
+        command = "%s map %s %s %s" % (verb, name, key, value)
+        answer = self.command(command)
+        # HAProxy says nothing when all is well.
+        if answer.strip():
+            raise self._refused(command, answer)
 
     def wait(
         self,

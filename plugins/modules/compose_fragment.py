@@ -32,8 +32,8 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
-  - dghs.bd_fhir.attributes.actiongroup_fhir
 options:
   name:
     description:
@@ -147,6 +147,7 @@ from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker, default_files, read_env_text
 from ..module_utils._dotenv import DotenvError, parse, values_of
 from ..module_utils._files import replace_file, sync_directory
@@ -218,7 +219,7 @@ def read_back(docker: Docker, files: list[str]) -> None:
 
 
 def run(module: AnsibleModule, docker: Docker) -> dict[str, Any]:
-    """Converge and return the result. Raises ComposeError, DotenvError, OSError."""
+    """Converge and return the result. Raises ComposeError, ChangeError, DotenvError, OSError."""
     present = module.params["state"] == "present"
     directory = docker.project_dir
     path = fragment_path(directory, module.params["name"])
@@ -272,6 +273,8 @@ def run(module: AnsibleModule, docker: Docker) -> dict[str, Any]:
         refuse(result["hash_changes"], module.params["allow_changed"], path)
     result["validated"] = True
     if result["changed"] and not module.check_mode:
+        seen = [{"fragment": item[0], "compose_file": compose_file_of(item[1])} for item in ((old_fragment, old_env), (new_fragment, new_env))]
+        ChangeGuard.for_docker(module, docker).step("write" if present else "remove", path, *seen)
         apply(module, docker, path, (old_fragment, old_env), (new_fragment, new_env))
     if not module.check_mode:
         read_back(docker, files)
@@ -317,6 +320,7 @@ def main() -> None:
             state={"type": "str", "choices": ["present", "absent"], "default": "present"},
             allow_changed={"type": "list", "elements": "str", "default": []},
             mode={"type": "str", "default": "0644"},
+            **CHANGE_ARGUMENTS,
         ),
         required_if=[("state", "present", ["content"])],
         supports_check_mode=True,
@@ -328,7 +332,7 @@ def main() -> None:
         result = run(module, docker)
     except DotenvError as exc:
         module.fail_json(msg="%s can't be read: %s. Correct that line by hand." % (docker.env_file, exc))
-    except ComposeError as exc:
+    except (ComposeError, ChangeError) as exc:
         module.fail_json(msg=str(exc))
     except OSError as exc:
         module.fail_json(msg="The fragment could not be read or written: %s. Use become if the files belong to another user." % exc)

@@ -20,8 +20,8 @@ description:
   - Other services of the project are never started, stopped, scaled or recreated.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
-  - dghs.bd_fhir.attributes.actiongroup_fhir
 attributes:
   check_mode:
     support: full
@@ -66,7 +66,8 @@ options:
         required: true
   probe:
     description:
-      - An HTTP request to every replica that tells whether it is ready, sent from the host to the container's address.
+      - An HTTP request to every replica, or a connection, that tells whether it is ready, made from the host to the
+        container's address.
       - Needed when the service has no health check. When it has one, both have to be good.
     type: dict
     suboptions:
@@ -77,20 +78,21 @@ options:
         required: true
       path:
         description:
-          - Path that is asked for, with the query if there is one.
+          - Path that is asked for, with the query if there is one. Required, except with V(tcp).
         type: str
-        required: true
       scheme:
         description:
           - Protocol. With V(https) the certificate is not checked, since it can't name the address of a container.
+          - With V(tcp), a connection that is accepted is enough, for a service that does not speak HTTP.
         type: str
         choices:
           - http
           - https
+          - tcp
         default: http
       status:
         description:
-          - Status code that means ready.
+          - Status code that means ready. Ignored with V(tcp).
         type: int
         default: 200
   max_surge:
@@ -350,6 +352,7 @@ import contextlib
 import dataclasses
 import http.client
 import re
+import socket
 import ssl
 import time
 
@@ -358,6 +361,7 @@ from typing import Any, Optional
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _haproxy, _rollout
+from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import (
     COMPOSE_ARGUMENTS,
     ComposeError,
@@ -564,6 +568,13 @@ class Roller:
         """Send the probe; returns what is wrong with the answer, "" if nothing is."""
         answer = "it has no address"
         for address in container.addresses.values():
+            if probe["scheme"] == "tcp":
+                try:
+                    socket.create_connection((address, probe["port"]), timeout=5).close()
+                    return ""
+                except OSError as exc:
+                    answer = "%s:%d takes no connection (%s)" % (address, probe["port"], exc.strerror or exc)
+                    continue
             where = "%s://%s:%d%s" % (probe["scheme"], address, probe["port"], probe["path"])
             connection: http.client.HTTPConnection
             if probe["scheme"] == "https":
@@ -687,7 +698,10 @@ class Roller:
                 self.expected.container_name,
                 "Reset it in a fragment (container_name: !reset null).",
             )
-        for port in fixed_ports(self.expected.ports, most) if starts else []:
+        # A replica that was made without the port is not in the way of one that is made with it.
+        having = {item.id for item in self.containers if item.ports}
+        with_ports = dataclasses.replace(state, replicas=tuple(item for item in state.replicas if item.id in having))
+        for port in fixed_ports(self.expected.ports, _rollout.most_at_once(with_ports, steps)) if starts else []:
             self.add(
                 "fixed_host_port",
                 where,
@@ -1063,8 +1077,8 @@ class Roller:
             self.undrain(now)
 
 
-def run(module: AnsibleModule, roller: Roller, result: dict[str, Any]) -> None:
-    """Do what was asked; fills result. Raises RolloutError, ComposeError, HAProxyError."""
+def run(module: AnsibleModule, roller: Roller, change: ChangeGuard, result: dict[str, Any]) -> None:
+    """Do what was asked; fills result. Raises RolloutError, ComposeError, ChangeError, HAProxyError."""
     state = roller.read()
     before = roller.public(state)
     steps, after, blocked = roller.plan(state)
@@ -1089,11 +1103,14 @@ def run(module: AnsibleModule, roller: Roller, result: dict[str, Any]) -> None:
             step = _rollout.next_step(state, roller.want, roller.service, roller.docker.project_name() + "-")
             if step is None or (module.params["steps"] and len(roller.done) >= module.params["steps"]):
                 break
+            if step.changes:
+                wanted = {"replicas": roller.want.replicas, "reason": step.reason}
+                change.step(step.action, step.target, _rollout.lines_of(roller.public(state)), wanted)
             roller.do(step)
             state = roller.read()
     except Refused as exc:
         raise RolloutError(str(exc)) from None
-    except (RolloutError, ComposeError, HAProxyError):
+    except (RolloutError, ComposeError, ChangeError, HAProxyError):
         # What is left is worth more to the operator than what was there before; the error itself is worth most.
         with contextlib.suppress(RolloutError, ComposeError, HAProxyError):
             state = roller.look()
@@ -1124,10 +1141,11 @@ def main() -> None:
                 "type": "dict",
                 "options": {
                     "port": {"type": "int", "required": True},
-                    "path": {"type": "str", "required": True},
-                    "scheme": {"type": "str", "choices": ["http", "https"], "default": "http"},
+                    "path": {"type": "str"},
+                    "scheme": {"type": "str", "choices": ["http", "https", "tcp"], "default": "http"},
                     "status": {"type": "int", "default": 200},
                 },
+                "required_if": [("scheme", "http", ["path"]), ("scheme", "https", ["path"])],
             },
             max_surge={"type": "int", "default": 1},
             ready_timeout={"type": "int", "default": 300},
@@ -1138,6 +1156,7 @@ def main() -> None:
             steps={"type": "int", "default": 1},
             allow_interruption={"type": "bool", "default": False},
             **LOCK_ARGUMENTS,
+            **CHANGE_ARGUMENTS,
         ),
         supports_check_mode=True,
     )
@@ -1167,14 +1186,16 @@ def main() -> None:
     try:
         roller = Roller(module)
         result["logs"] = roller.logs
+        change = ChangeGuard.from_module(module, "" if module.check_mode else roller.docker.project_name())
         if not module.check_mode:
             what = "compose_rollout of %s to %d in %s" % (params["service"], params["replicas"], params["project_dir"])
             lock = HostLock(params["lock_dir"], roller.docker.project_name(), what, params["lock_timeout"]).acquire()
             result["lock_waited"] = round(lock.waited, 1)
             # Docker commands hold the lock too: one that outlives a killed module keeps the next run waiting.
             roller.docker.keep_fds.append(lock.fd)
-        run(module, roller, result)
-    except (RolloutError, ComposeError, HAProxyError, LockError) as exc:
+            change.verify()
+        run(module, roller, change, result)
+    except (RolloutError, ComposeError, ChangeError, HAProxyError, LockError) as exc:
         module.fail_json(msg=str(exc), **result)
     finally:
         if lock is not None:

@@ -26,8 +26,8 @@ attributes:
   idempotent:
     support: full
 extends_documentation_fragment:
+  - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
-  - dghs.bd_fhir.attributes.actiongroup_fhir
 options:
   path:
     description:
@@ -89,6 +89,11 @@ options:
     type: list
     elements: str
     default: []
+  project_name:
+    description:
+      - Name of the compose project whose lease is respected and in whose journal the change is recorded.
+      - By default that of O(change_token), else that of O(guard_project_dir). With none of the three, nothing is recorded.
+    type: str
   command_timeout:
     description:
       - Seconds after which one call of the C(docker) command is stopped and reported as failed.
@@ -194,6 +199,7 @@ from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import ComposeError, Docker, read_env_text
 from ..module_utils._dotenv import DotenvError, parse, remove_name, set_value, valid_name, values_of
 from ..module_utils._files import backup_file, replace_file, to_bytes
@@ -273,6 +279,13 @@ def masked_diff(path: str, before: str, after: str, names: list[str], show: bool
     }
 
 
+def recorded(module: AnsibleModule, values: dict[str, str], names_set: list[str], names_removed: list[str]) -> dict[str, Any]:
+    """Return what the journal may know: the names, and the values unless they are secrets."""
+    if module.params["secret"]:
+        return {"names_set": names_set, "names_removed": names_removed}
+    return dict({name: values[name] for name in names_set}, **dict.fromkeys(names_removed))
+
+
 def read_by_compose(docker: Docker, text: str, names: list[str], tmpdir: str) -> dict[str, Optional[str]]:
     """Return name -> value as the Compose on this host gives them to a container. Raises ComposeError, OSError.
 
@@ -338,12 +351,11 @@ def validate_text(module: AnsibleModule, text: str, values: dict[str, str]) -> s
     return asked
 
 
-def guard(module: AnsibleModule, path: str, text: str) -> list[dict[str, Any]]:
-    """Return the services that change. Raises ComposeError when one changes that may not."""
+def guarded(module: AnsibleModule) -> Optional[Docker]:
+    """Return the project that reads the file; None where there is none, or no docker to run it."""
     directory = module.params["guard_project_dir"]
     if not directory or not os.path.isdir(directory) or not module.get_bin_path("docker"):
-        # Where there is no project, or no docker to run it, no service can change.
-        return []
+        return None
     docker = Docker(
         module,
         directory,
@@ -351,21 +363,24 @@ def guard(module: AnsibleModule, path: str, text: str) -> list[dict[str, Any]]:
         module.params["guard_env_file"],
         module.params["command_timeout"],
     )
-    if not docker.files_default():
-        return []
+    return docker if docker.files_default() else None
+
+
+def guard(module: AnsibleModule, docker: Docker, path: str, text: str) -> list[dict[str, Any]]:
+    """Return the services that change. Raises ComposeError when one changes that may not."""
     changes = docker.hash_changes({os.path.abspath(path): text})
     refused = [item for item in changes if item["service"] not in module.params["guard_allow"]]
     if refused:
         raise ComposeError(
             "Nothing was changed: the next `docker compose up` in %s would recreate services that guard_allow does not name."
             " %s. Name them in guard_allow if that interruption is wanted, or keep the variable out of those services."
-            % (directory, "; ".join("%s: %s" % (item["service"], item["reason"]) for item in refused))
+            % (docker.project_dir, "; ".join("%s: %s" % (item["service"], item["reason"]) for item in refused))
         )
     return changes
 
 
 def run(module: AnsibleModule, values: dict[str, str]) -> dict[str, Any]:
-    """Converge the file and return the result. Raises ComposeError, DotenvError, OSError."""
+    """Converge the file and return the result. Raises ComposeError, ChangeError, DotenvError, OSError."""
     path, absent = module.params["path"], module.params["absent"]
     exists = os.path.lexists(path)
     if not exists and not module.params["create"]:
@@ -392,9 +407,16 @@ def run(module: AnsibleModule, values: dict[str, str]) -> dict[str, Any]:
         result["validated_by"] = validate_text(module, after, values)
     if not changed:
         return result
-    result["hash_changes"] = guard(module, path, after)
+    docker = guarded(module)
+    if docker:
+        result["hash_changes"] = guard(module, docker, path, after)
     if module.check_mode:
         return result
+    if module.params["project_name"] or docker is None:
+        change = ChangeGuard.from_module(module, module.params["project_name"] or "")
+    else:
+        change = ChangeGuard.for_docker(module, docker)
+    change.step("write", path, result.get("previous", ""), recorded(module, values, names_set, names_removed))
     if exists and module.params["backup"]:
         result["backup_file"] = backup_file(path)
     replace_file(path, after)
@@ -418,7 +440,9 @@ def main() -> None:
             "guard_project_name": {"type": "str"},
             "guard_env_file": {"type": "path"},
             "guard_allow": {"type": "list", "elements": "str", "default": []},
+            "project_name": {"type": "str"},
             "command_timeout": {"type": "int", "default": 120},
+            **CHANGE_ARGUMENTS,
         },
         required_by={"guard_project_name": "guard_project_dir", "guard_env_file": "guard_project_dir"},
         supports_check_mode=True,
@@ -440,7 +464,7 @@ def main() -> None:
             msg="%s can't be read as an environment file: %s. Compose refuses it too. Correct that line by hand." % (module.params["path"], exc),
             path=module.params["path"],
         )
-    except ComposeError as exc:
+    except (ComposeError, ChangeError) as exc:
         module.fail_json(msg=str(exc), path=module.params["path"])
     except OSError as exc:
         module.fail_json(

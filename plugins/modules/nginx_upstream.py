@@ -25,8 +25,8 @@ description:
   - O(state=absent) takes back the edit and nothing else. If the owner did not touch the files meanwhile, they have the same bytes as before.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
-  - dghs.bd_fhir.attributes.actiongroup_fhir
 attributes:
   check_mode:
     support: full
@@ -207,6 +207,7 @@ from typing import Any, Optional
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _nginx
+from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Container, Docker, last_lines
 from ..module_utils._findings import failed_on, finding, summary
 from ..module_utils._lock import LOCK_ARGUMENTS, HostLock, LockError
@@ -240,8 +241,11 @@ class Change:
 class Upstream:
     """One run: read, plan, apply."""
 
-    def __init__(self, module: AnsibleModule, docker: Docker, wanted: _nginx.Wanted, result: dict[str, Any]) -> None:
+    def __init__(
+        self, module: AnsibleModule, docker: Docker, change: ChangeGuard, wanted: _nginx.Wanted, result: dict[str, Any]
+    ) -> None:
         self.module = module
+        self.change = change
         self.docker = docker
         self.wanted = wanted
         self.result = result
@@ -345,6 +349,7 @@ class Upstream:
                 if self.module.check_mode:
                     readable = False
                     continue
+                self.change.step("restore", path, "a torn write", "the bytes from before it")
                 _nginx.overwrite(path, before)
             if state == "after":
                 self.unfinished.append(path)
@@ -378,6 +383,7 @@ class Upstream:
                 before = self.store.read(path, "before")
                 if before is not None:
                     self.interrupted(path, "bytes that nginx refuses: %s" % exc)
+                    self.change.step("restore", path, "bytes that nginx refuses", "the bytes from before them")
                     _nginx.overwrite(path, before)
                     self.store.end(path)
             self.unfinished = []
@@ -623,6 +629,9 @@ class Upstream:
 
     def execute(self, instances: list[Instance], changes: list[Change], watched: list[str]) -> None:
         """Write, test, reload; all or nothing."""
+        self.announce(changes)
+        if not changes:
+            self.change.step("reload", self.service)
         reloading = False
         try:
             self.write(changes)
@@ -641,6 +650,13 @@ class Upstream:
         for path in {change.host_path for change in changes} | set(self.unfinished):
             self.store.end(path)
         self.result["reloaded"] = True
+
+    def announce(self, changes: list[Change]) -> None:
+        """Record the edits right before they are made. Raises ChangeError."""
+        for change in changes:
+            edits = _nginx.describe(change.before, change.after)
+            before, after = ({str(item["line"]): item[side] for item in edits} for side in ("before", "after"))
+            self.change.step("edit", change.host_path, before, after)
 
     # -- a nginx that does not start
 
@@ -662,6 +678,7 @@ class Upstream:
         self.report(changes, reload=bool(instances))
         if self.module.check_mode:
             return True
+        self.announce(changes)
         for change in changes:
             self.store.begin(change.host_path, change.before, change.after)
             _nginx.overwrite(change.host_path, change.after)
@@ -730,7 +747,7 @@ class Upstream:
         return bool(errors)
 
     def run(self) -> None:
-        """Do it. Raises NginxError, ComposeError, OSError."""
+        """Do it. Raises NginxError, ComposeError, ChangeError, OSError."""
         if not self.recover():
             self.result.update(changed=True, reloaded=True)
             return
@@ -822,6 +839,7 @@ def main() -> None:
             resolver_valid={"type": "int", "default": 5},
             state={"type": "str", "choices": ["present", "absent"], "default": "present"},
             reload_timeout={"type": "int", "default": 30},
+            **CHANGE_ARGUMENTS,
         ),
         supports_check_mode=True,
     )
@@ -846,12 +864,15 @@ def main() -> None:
                     finding("deployment_missing", "error", params["project_dir"], "a compose project", gap, hint)
                 )
                 module.exit_json(**result)
+            change = ChangeGuard.from_module(module, "")
         else:
             what = "nginx_upstream (%s) of %s in %s" % (params["state"], params["service"], params["project_dir"])
             lock = HostLock(params["lock_dir"], docker.project_name(), what, params["lock_timeout"]).acquire()
             docker.keep_fds.append(lock.fd)
-        Upstream(module, docker, wanted, result).run()
-    except (NginxError, ComposeError, LockError) as exc:
+            change = ChangeGuard.for_docker(module, docker)
+            change.verify()
+        Upstream(module, docker, change, wanted, result).run()
+    except (NginxError, ComposeError, ChangeError, LockError) as exc:
         result.update(changed=bool(result["recovered"]), reloaded=False)
         module.fail_json(msg=str(exc), **result)
     except OSError as exc:

@@ -37,17 +37,19 @@ DOCKERD_PID = Path("/run/bd-fhir-lab-dockerd.pid")
 
 @dataclass(frozen=True)
 class Host:
-    """A target host: ``ports`` maps a loopback port of this machine to a port of the host; a bare one has no Docker."""
+    """A host: ``ports`` maps a loopback port of this machine to a port of the host; a bare one has no Docker, an entry has an nginx."""
 
     name: str
     ssh_port: int
     ports: tuple[tuple[int, int], ...] = ()
     bare: bool = False
+    entry: bool = False
 
 
 HOSTS = (
     Host("fhir-pilot", 2231, ((8480, 80), (8443, 443))),
     Host("fhir-bare", 2232, bare=True),
+    Host("fhir-entry", 2233, ((8444, 443),), bare=True, entry=True),
 )
 
 # What a Debian or Ubuntu machine must have, by the command that is looked for.
@@ -282,9 +284,13 @@ def hapi_images(base: str) -> dict[str, str]:
 
 def build_images() -> dict[str, str]:
     base = base_image()
+    pgbouncer = simple_image("pgbouncer", base)
     published = {
         "postgres:15": simple_image("postgres", base),
-        "pgbouncer:1.18": simple_image("pgbouncer", base),
+        "pgbouncer:1.18": pgbouncer,
+        "pgbouncer:1.24": simple_image("pgbouncer-new", pgbouncer),
+        "pgbouncer-default-pool-size:1.18": simple_image("pgbouncer-default-pool-size", pgbouncer),
+        "pgbouncer-ini:1.18": simple_image("pgbouncer-ini", pgbouncer),
         "nginx:1.22": simple_image("nginx", base),
         "haproxy:2.6": simple_image("haproxy", base),
     }
@@ -352,7 +358,9 @@ def start_host(host: Host, image: str) -> None:
     wait_for(f"sshd on {host.name}", 60, "docker", "exec", host.name, "systemctl", "is-active", "ssh.service")
     if host.bare:
         make_bare(host.name)
-    else:
+    if host.entry:
+        lay_certificate(host.name)
+    if not host.bare:
         wait_for(f"the Docker engine on {host.name}", 60, "docker", "exec", host.name, "docker", "info")
     public = (CACHE / "id_ed25519.pub").read_text()
     for user in ("ops", "careful", "deployer"):
@@ -366,6 +374,15 @@ def make_bare(host: str) -> None:
     run("docker", "exec", host, "bash", "-c",
         "systemctl disable --now docker.service docker.socket containerd.service 2>/dev/null;"
         " rm -rf /usr/local/lib/docker /usr/bin/docker /usr/bin/dockerd /usr/sbin/dockerd")
+
+
+def lay_certificate(host: str) -> None:
+    """Give the central nginx the certificate of the lab's CA, and have it run."""
+    for name, mode in (("server.crt", "0644"), ("server.key", "0600")):
+        text = (CACHE / name).read_text()
+        run("docker", "exec", "--interactive", host, "install", "-D", "-m", mode, "/dev/stdin", f"/etc/nginx/tls/{name}", data=text)
+    run("docker", "exec", host, "systemctl", "enable", "nginx.service")
+    run("docker", "exec", host, "systemctl", "restart", "nginx.service")
 
 
 def write_keys() -> None:
@@ -402,13 +419,14 @@ def up() -> None:
     write_keys()
     base = base_image()
     host_image = simple_image("host", base, [compose_binary()])
+    entry_image = simple_image("entry", host_image)
     published = build_images()
     if not ok("docker", "network", "inspect", NETWORK):
         run("docker", "network", "create", "--label", LABEL, NETWORK)
     start_registry(base)
     push(published)
     for host in HOSTS:
-        start_host(host, host_image)
+        start_host(host, entry_image if host.entry else host_image)
     write_known_hosts()
 
 

@@ -26,11 +26,12 @@ HEADERS = {"Host": "fhir.dghs.gov.bd", "Content-Type": "application/fhir+json", 
 
 
 def request(
-    method: str, path: str, body: object = None, timeout: float = 60, headers: dict[str, str] | None = None
+    method: str, path: str, body: object = None, timeout: float = 60, headers: dict[str, str] | None = None,
+    port: int = PORT,
 ) -> tuple[int, bytes, dict[str, str]]:
     """One request over TLS through the lab's nginx; returns status, body and headers."""
     context = ssl.create_default_context(cafile=str(CACHE / "ca.crt"))
-    connection = http.client.HTTPSConnection("127.0.0.1", PORT, timeout=timeout, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=context)
     try:
         connection.request(method, path, None if body is None else json.dumps(body), {**HEADERS, **(headers or {})})
         answer = connection.getresponse()
@@ -51,6 +52,8 @@ class Ledger:
     sent: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
+    # When, in seconds since 1970, a request was told to come again, and after how many seconds.
+    refused: list[tuple[float, int]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -59,12 +62,21 @@ class Ledger:
 
 
 class Load:
-    """``rate`` requests a second, every second one a write, spread over ``workers`` threads, for at most ``limit`` seconds."""
+    """``rate`` requests a second, every second one a write, spread over ``workers`` threads, for at most ``limit`` seconds.
 
-    def __init__(self, rate: float = 24, workers: int = 16, limit: float = 1800) -> None:
+    With ``announced``, an answer of 503 with Retry-After is no failure: it is kept in ``refused``, to be held against a window.
+    """
+
+    def __init__(
+        self, rate: float = 24, workers: int = 16, limit: float = 1800, database: tuple[str, str] = ("bd-postgres-fhir", "fhirdb"),
+        announced: bool = False, port: int = PORT,
+    ) -> None:
         self.rate = rate
         self.workers = workers
         self.limit = limit
+        self.database = database
+        self.announced = announced
+        self.port = port
         self.run = uuid.uuid4().hex[:8]
         self.ledger = Ledger()
         self._lock = threading.Lock()
@@ -126,9 +138,20 @@ class Load:
             if failure:
                 self.ledger.failures.append(f"{time.monotonic() - self._started:7.1f}s {kind}: {failure}")
 
+    def _refused(self, kind: str, status: int, headers: dict[str, str]) -> bool:
+        """Tell, and note, whether a request was told to come again where that may be."""
+        if not (self.announced and status == 503 and headers.get("retry-after", "").isdigit()):
+            return False
+        self._count(kind)
+        with self._lock:
+            self.ledger.refused.append((time.time(), int(headers["retry-after"])))
+        return True
+
     def _write(self, number: int) -> None:
         try:
-            status, body, dummy = request("POST", "/fhir/Patient", patient(self.run, number))
+            status, body, headers = request("POST", "/fhir/Patient", patient(self.run, number), port=self.port)
+            if self._refused("write", status, headers):
+                return
             if status != 201:
                 self._count("write", f"{status}: {body[:200]!r}")
                 return
@@ -142,9 +165,11 @@ class Load:
 
     def _read(self, path: str, kind: str) -> None:
         try:
-            status, body, dummy = request("GET", path)
+            status, body, headers = request("GET", path, port=self.port)
         except (OSError, http.client.HTTPException) as exc:
             self._count(kind, f"{type(exc).__name__}: {exc}")
+            return
+        if self._refused(kind, status, headers):
             return
         self._count(kind, "" if status == 200 else f"{status} {path}: {body[:200]!r}")
 
@@ -155,7 +180,7 @@ class Load:
         while pending:
             chunk, pending = dict(pending[:50]), pending[50:]
             ids = ",".join(reference.split("/")[1] for reference in chunk)
-            status, body, dummy = request("GET", f"/fhir/Patient?_id={ids}&_count=50")
+            status, body, dummy = request("GET", f"/fhir/Patient?_id={ids}&_count=50", port=self.port)
             entries = json.loads(body).get("entry", []) if status == 200 else []
             found = {f"Patient/{entry['resource']['id']}": entry["resource"]["identifier"][0]["value"] for entry in entries}
             missing += [f"{reference}: {found.get(reference, status)}" for reference, value in chunk.items() if found.get(reference) != value]
@@ -171,5 +196,5 @@ class Load:
 
         sql = ("SELECT count(DISTINCT t.res_id) FROM hfj_spidx_token t JOIN hfj_resource r ON r.res_id = t.res_id"
                f" WHERE r.res_deleted_at IS NULL AND t.sp_name = 'identifier' AND t.sp_value LIKE '{self.run}-%'")
-        return int(run("docker", "exec", "fhir-pilot", "docker", "exec", "bd-postgres-fhir",
-                       "psql", "-U", "postgres", "-d", "fhirdb", "-tAc", sql).strip())
+        container, database = self.database
+        return int(run("docker", "exec", "fhir-pilot", "docker", "exec", container, "psql", "-U", "postgres", "-d", database, "-tAc", sql).strip())

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "dghs.bd_fhir."
 
 # Verbs that only read. Every other verb changes something and therefore needs a way back.
-READING = {"assess"}
+READING = {"assess", "show_journal"}
 
 
 class Loader(yaml.SafeLoader):
@@ -240,22 +240,24 @@ def scenarios(root: Path) -> list[str]:
 
 
 def module_tests(root: Path) -> list[str]:
-    """Every module is in the action group and has a unit test and a test against something real."""
+    """Every module is in its action groups and has a unit test and a test against something real."""
     faults = []
-    group = load(root / "meta/runtime.yml")["action_groups"]["fhir"]
-    names = [path.stem for path in modules(root)]
+    groups = load(root / "meta/runtime.yml")["action_groups"]
+    found = modules(root)
+    names = [path.stem for path in found]
     real = "\n".join(path.read_text(encoding="utf-8") for path in sorted((root / "tests/integration").rglob("test_*.py")))
+    wanted = {"fhir": names, "changing": [path.stem for path in found if "CHANGE_ARGUMENTS" in path.read_text(encoding="utf-8")]}
     for name in names:
-        if name not in group:
-            faults.append(f"{name} is not in the action group fhir of meta/runtime.yml")
         unit = root / f"tests/unit/plugins/modules/test_{name}.py"
         if not unit.exists() or "def test_" not in unit.read_text(encoding="utf-8"):
             faults.append(f"{name} has no unit test in {named(root, unit)}")
         if not re.search(rf"\b{name}\b", real):
             faults.append(f"{name} has no test against something real in tests/integration")
-    faults += [f"the action group fhir names {name}, which is no module" for name in group if name not in names]
-    if group != sorted(group):
-        faults.append("the action group fhir is not sorted")
+    for group, members in wanted.items():
+        faults += [f"{name} is not in the action group {group} of meta/runtime.yml" for name in members if name not in groups[group]]
+        faults += [f"the action group {group} names {name}, which does not belong there" for name in groups[group] if name not in members]
+        if groups[group] != sorted(groups[group]):
+            faults.append(f"the action group {group} is not sorted")
     return faults
 
 
@@ -713,8 +715,9 @@ DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
     (scenarios, remove("extensions/molecule/hapi/verify.yml"), "no verify.yml, and Molecule"),
     (scenarios, everything("extensions/molecule/hapi/verify.yml", r"^(  hosts:|- hosts:).*", r"\1 fhir_nobody"), "no host is in fhir_nobody"),
     (scenarios, append("extensions/molecule/hapi/verify.yml", IDLE), "nothing in it can fail"),
-    (module_tests, replace("meta/runtime.yml", "    - env_file\n", ""), "env_file is not in the action group"),
-    (module_tests, replace("meta/runtime.yml", "    - env_file\n", "    - env_file\n    - gone\n"), "names gone, which is no module"),
+    (module_tests, replace("meta/runtime.yml", "    - env_file\n", ""), "env_file is not in the action group changing"),
+    (module_tests, replace("meta/runtime.yml", "    - change_info\n", ""), "change_info is not in the action group fhir"),
+    (module_tests, replace("meta/runtime.yml", "    - env_file\n", "    - env_file\n    - gone\n"), "names gone, which does not belong there"),
     (module_tests, remove("tests/unit/plugins/modules/test_env_file.py"), "env_file has no unit test"),
     (module_tests, lambda root: shutil.rmtree(root / "tests/integration"), "has no test against something real"),
     (module_documentation, replace(ENV_FILE, 'EXAMPLES = r"""', 'EXAMPLES = r"""\n- broken: [\n'), "env_file: EXAMPLES is not valid YAML"),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _compose
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _change, _compose
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker
+
+JOURNALS = pytest.StashKey[set[Path]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +27,24 @@ def engine() -> None:
     docker("version", "--format", "{{.Server.Version}}")
     docker("compose", "version")
     docker("image", "inspect", IMAGE)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.stash[JOURNALS] = set(Path(_change.STATE_DIR).glob("*"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A module that a test starts as a process of its own records its changes on this machine: they go when all workers have ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    for directory in set(Path(_change.STATE_DIR).glob("*")) - session.stash[JOURNALS]:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(autouse=True)
+def journal_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What modules do in a test is not recorded on this machine."""
+    monkeypatch.setattr(_change, "STATE_DIR", str(tmp_path / "journal"))
 
 
 @pytest.fixture

@@ -684,6 +684,23 @@ def test_probe_without_health_check(deployment: Deployment) -> None:
     assert len(deployment.ids()) == 2
 
 
+def test_tcp_probe(deployment: Deployment) -> None:
+    """A service that does not speak HTTP is ready when it takes connections, and not before."""
+    deployment.write_compose(healthcheck="{disable: true}")
+    deployment.up(1)
+    probe = {"port": 8080, "scheme": "tcp"}
+    result = deployment.roll(2, probe=probe, balancer=None)
+    assert actions(result) == ["start"]
+    # It listens after 1.5 s and has to stay so for a second.
+    assert result["done"][0]["seconds"] >= 2
+    assert deployment.roll(2, probe=probe, balancer=None)["changed"] is False
+    closed = deployment.module(3, probe=dict(probe, port=8081), balancer=None, ready_timeout=3)
+    assert closed["failed"]
+    assert "takes no connection" in closed["msg"]
+    assert len(deployment.ids()) == 2
+    assert "path" in deployment.module(3, probe={"port": 8080})["msg"]
+
+
 def test_only_replica_without_room(deployment: Deployment) -> None:
     """Announced and consented: stopped, then started, with the interruption in the plan."""
     deployment.up(1)

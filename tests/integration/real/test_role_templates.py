@@ -172,6 +172,36 @@ def test_a_service_of_any_name_is_scaled(scaling: dict[str, str], tmp_path: Path
     assert found["services"][name]["scale"] == 3
 
 
+def pgbouncer(environment: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    return {"_pgbouncer_fragment_environment": environment, "__pgbouncer_memory": memory}
+
+
+def test_what_the_pgbouncer_fragment_gives_arrives_in_the_container_exactly(render: Render, tmp_path: Path) -> None:
+    words = [word for word in WORDS if word != EMOJI]
+    cases = [pgbouncer({"pooler": {"SIZE": word, "OTHER": 30}}, {word: {"settings": {"default_pool_size": ["20", word]}}}) for word in words]
+    # Whatever form the owner's own environment has: a list, as here, or a mapping.
+    owners = {"services": {"pooler": {"image": "none", "environment": ["SIZE=20", "KEPT=yes"]}}}
+    for case, word, text in zip(cases, words, render("pgbouncer", cases)):
+        assert remembered(text) == case["__pgbouncer_memory"]
+        found = compose(tmp_path, owners, text)["services"]["pooler"]["environment"]
+        assert {name: value.replace("$$", "$") for name, value in found.items()} == {"SIZE": word, "OTHER": "30", "KEPT": "yes"}
+
+
+def test_a_pgbouncer_fragment_that_only_remembers_changes_no_service(render: Render, tmp_path: Path) -> None:
+    (text,) = render("pgbouncer", [pgbouncer({}, {"fhir": {"databases": {"postgres-fhir": [30, "/etc/postgresql/postgresql.conf"]}}})])
+    assert list(load(text)) == ["x-bd-fhir-before"]
+    owners = {"services": {"pooler": {"image": "none", "environment": {"SIZE": "20"}}}}
+    with_it = compose(tmp_path, owners, text)["services"]
+    assert with_it == compose(tmp_path, owners, "{}\n")["services"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pooler_of_any_name_is_given_its_size(render: Render, tmp_path: Path, name: str) -> None:
+    (text,) = render("pgbouncer", [pgbouncer({name: {"SIZE": "30"}}, {})])
+    found = compose(tmp_path, {"services": {name: {"image": "none"}}}, text)["services"]
+    assert {service: config["environment"] for service, config in found.items()} == {name: {"SIZE": "30"}}
+
+
 def test_the_judge_goes_red(tmp_path: Path) -> None:
     """The same words, put in as a careless template would."""
     assert load("image: yes") != {"image": "yes"}

@@ -19,4 +19,6 @@ quoted() { printf '"%s"' "${1//\"/\"\"}"; }
   printf 'unix_socket_dir = %s\npidfile = %s/pgbouncer.pid\n' "$dir" "$dir"
 } > "$dir/pgbouncer.ini"
 printf '%s %s\n' "$(quoted "$POSTGRESQL_USERNAME")" "$(quoted "$POSTGRESQL_PASSWORD")" > "$dir/userlist.txt"
+# A pooler that was killed leaves this behind, and its successor, which has the same number, would take itself for it.
+rm -f "$dir/pgbouncer.pid"
 exec "$@"

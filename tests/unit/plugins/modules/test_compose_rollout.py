@@ -403,7 +403,7 @@ def test_refused_in_a_real_run_and_listed_in_check_mode(run: Callable[..., Resul
         ("interruption_not_allowed", {}, {"max_surge": 0}),
     ]
     for name, expect, more in cases:
-        world = World(old(1, config_hash="h1"), old(2, config_hash="h1"))
+        world = World(*(old(number, config_hash="h1", ports=["0.0.0.0:%d->8080/tcp" % (8079 + number)]) for number in (1, 2)))
         world.expect = replace(EXPECTED, **expect)
         plan = run(world, check=True, **more)
         assert plan.errors() == [name]
@@ -420,6 +420,13 @@ def test_refused_in_a_real_run_and_listed_in_check_mode(run: Callable[..., Resul
     world = World(old(1))
     world.expect = replace(EXPECTED, ports=["8080-8099->8080/tcp"])
     assert run(world, replicas=1).errors() == []
+    # One that was made without the port is not in the way of the one that gets it.
+    world = World(old(1))
+    world.expect = replace(EXPECTED, ports=["8080->8080/tcp"])
+    assert run(world, replicas=1).errors() == []
+    world = World(old(1, ports=["0.0.0.0:8080->8080/tcp"]))
+    world.expect = replace(EXPECTED, ports=["8080->8080/tcp"])
+    assert run(world, replicas=1).errors() == ["fixed_host_port"]
 
 
 def test_would_touch_others(run: Callable[..., Result]) -> None:
