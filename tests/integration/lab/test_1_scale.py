@@ -204,8 +204,9 @@ def test_a_killed_replica_is_back_in_service_by_itself() -> None:
     on_host("docker", "rm", "-f", taker)
     assert address != victim.address, "the replica came back under its old address: nothing was tested"
     assert waited < 15
-    # Requests that the dying process had taken in are broken off; nothing else may fail, and nothing that was acknowledged is lost.
-    assert len(load.ledger.failures) <= 4, load.ledger.failures
+    # Requests that the dying process had taken in are broken off, and it had about half of those under way; nothing else may fail,
+    # and nothing that was acknowledged is lost.
+    assert len(load.ledger.failures) <= load.workers // 2, load.ledger.failures
     assert load.lost() == []
 
 
