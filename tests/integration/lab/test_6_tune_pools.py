@@ -33,8 +33,8 @@ def max_connections() -> int:
 def pool_size(container: str = "bd-pgbouncer-fhir") -> int:
     """The running pooler's own word, asked with a client inside its container."""
     rows = on_host("docker", "exec", container, "bash", "-c",
-                   'PGPASSWORD="$POSTGRESQL_PASSWORD" psql -h 127.0.0.1 -p 6432 -U "$POSTGRESQL_USERNAME" -d pgbouncer -tA -F" " -c "SHOW DATABASES"')
-    return int(next(line.split()[5] for line in rows.splitlines() if line.startswith("fhirdb ")))
+                   'PGPASSWORD="$POSTGRESQL_PASSWORD" psql -h 127.0.0.1 -p 6432 -U "$POSTGRESQL_USERNAME" -d pgbouncer -tA -c "SHOW DATABASES"')
+    return int(next(line.split("|")[5] for line in rows.splitlines() if line.startswith("fhirdb|")))
 
 
 def started(*names: str) -> list[str]:

@@ -96,9 +96,9 @@ import json, sys
 environment = json.load(sys.stdin)["services"][sys.argv[1]]["environment"]
 print(environment["HAPI_DATASOURCE_PASSWORD"].replace("$$", "$"))' {self.name['hapi']})
 docker exec -e PGPASSWORD="$password" {self.containers(self.name['pooler'])[0]} \\
-  psql -h 127.0.0.1 -p 6432 -U hapi_app -d pgbouncer -tA -F' ' -c 'SHOW DATABASES'
+  psql -h 127.0.0.1 -p 6432 -U hapi_app -d pgbouncer -tA -c 'SHOW DATABASES'
 """)
-        return next(line.split()[5] for line in rows.splitlines() if line.startswith(self.name["database"] + " "))
+        return next(line.split("|")[5] for line in rows.splitlines() if line.startswith(self.name["database"] + "|"))
 
     def files(self) -> dict[str, str]:
         """The owner's files; the rollback has to leave them as they were, and nothing of ours beside them."""
