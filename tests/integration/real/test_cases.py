@@ -181,6 +181,9 @@ def test_case_138_an_engine_behind_another_socket(project: Project, relay: Relay
     environment = {**CRON, "DOCKER_HOST": where}
     if by == "context":
         settings = tmp_path / "settings"
+        settings.mkdir()
+        # Compose may be a plugin of this machine's user, which another settings folder would hide.
+        (settings / "cli-plugins").symlink_to(Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "cli-plugins")
         environment = {**CRON, "DOCKER_CONFIG": str(settings)}
         for words in (["create", "rootless", "--docker", f"host={where}"], ["use", "rootless"]):
             subprocess.run(["docker", "context", *words], env={**environment, "PATH": os.environ["PATH"]}, capture_output=True, check=True)
