@@ -28,6 +28,7 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.postgres_login
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 options:
@@ -102,21 +103,6 @@ options:
       - Superuser of O(database_service).
     type: str
     default: postgres
-  login_password:
-    description:
-      - Password of O(login_user).
-    type: str
-  login_password_variable:
-    description:
-      - Name in the environment file of the project that holds the password of O(login_user).
-    type: str
-  connect_timeout:
-    description:
-      - Seconds within which the pooler or the server has to answer a login.
-    type: int
-    default: 5
-requirements:
-  - psycopg2 on the host (package C(python3-psycopg2))
 seealso:
   - module: dghs.bd_fhir.postgres_password
   - module: dghs.bd_fhir.password_rotation

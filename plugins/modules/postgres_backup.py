@@ -39,6 +39,7 @@ attributes:
       - A second run within O(max_age) changes nothing. With V(0) each run makes a backup.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.postgres_login
   - dghs.bd_fhir.attributes
   - dghs.bd_fhir.change
 options:
@@ -65,24 +66,6 @@ options:
     description:
       - Backup to remove. Required with O(state=absent).
     type: str
-  login_user:
-    description:
-      - Superuser of the server.
-    type: str
-    default: postgres
-  login_password:
-    description:
-      - Its password. Better is O(login_password_variable), with which the password never leaves the host.
-    type: str
-  login_password_variable:
-    description:
-      - Name of the variable in the environment file that holds the password.
-    type: str
-  connect_timeout:
-    description:
-      - Seconds to wait for a connection.
-    type: int
-    default: 5
   method:
     description:
       - How the backup is made.
@@ -154,7 +137,6 @@ options:
     type: int
     default: 600
 requirements:
-  - psycopg2 (package C(python3-psycopg2)) on the host
   - PostgreSQL 13 or newer, in an image that has its client programs, C(sh), C(stat) and C(tar), as the official one
 notes:
   - The snapshot is held as long as the dump and the counting take. Until then the server can clear away no dead row.

@@ -28,6 +28,7 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.postgres_login
   - dghs.bd_fhir.attributes
   - dghs.bd_fhir.change
 options:
@@ -62,19 +63,6 @@ options:
       - Superuser to log in with on the server, and on O(standbys).
     type: str
     default: postgres
-  login_password:
-    description:
-      - Its password.
-    type: str
-  login_password_variable:
-    description:
-      - Name of the variable in the environment file that holds the password, so that it need not leave the host.
-    type: str
-  connect_timeout:
-    description:
-      - Seconds to wait for a connection.
-    type: int
-    default: 5
   pooler:
     description:
       - The pgBouncer through which clients reach the server. Required with O(restart=pause).
@@ -186,8 +174,6 @@ options:
       - Seconds that the server may take to accept connections again.
     type: int
     default: 120
-requirements:
-  - psycopg2 (package C(python3-psycopg2)) on the host
 notes:
   - The restart waits for no one who connects past the pooler. Such clients are named in RV(findings).
   - When the module is killed while it holds clients back, a process that it has left behind lets them go on once the server accepts connections.

@@ -31,6 +31,7 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.postgres_login
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 options:
@@ -106,22 +107,11 @@ options:
       - Superuser, or a role that may alter O(role). May be O(role) itself.
     type: str
     default: postgres
-  login_password:
-    description:
-      - Its password.
-    type: str
   login_password_variable:
     description:
       - Name in the environment file of the project that holds the password of O(login_user).
       - If the O(rotation) is of this variable, its new and its old password are tried.
     type: str
-  connect_timeout:
-    description:
-      - Seconds within which a server or a pooler has to answer a login.
-    type: int
-    default: 5
-requirements:
-  - psycopg2 on the host (package C(python3-psycopg2))
 seealso:
   - module: dghs.bd_fhir.pgbouncer_user
   - module: dghs.bd_fhir.password_rotation
