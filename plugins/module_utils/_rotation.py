@@ -46,6 +46,8 @@ PASSWORD_SOURCES = ("password", "password_variable", "rotation")
 # Nobody's database. pgBouncer looks at the password first, so its answer tells whether that was right, without a server.
 NO_DATABASE = "dghs_bd_fhir_login_check"
 
+SERVER_LOGIN_PATIENCE = 40.0  # seconds; pgBouncer's server_login_retry is 15 unless its owner has changed it
+
 
 class RotationError(Exception):
     """The record can't be used, or a login is not as it has to be. The text is complete and holds no password."""
@@ -249,6 +251,16 @@ def attempt(login: Login) -> Attempt:
             connection.close()
 
 
+def attempt_through(login: Login) -> Attempt:
+    """Log in through a pooler. One that could not reach its server does not try again for a while, and refuses meanwhile; that is waited for."""
+    deadline = time.monotonic() + SERVER_LOGIN_PATIENCE
+    while True:
+        found = attempt(login)
+        if "server_login_retry" not in found.text or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
+
+
 def pooler_takes(login: Login) -> Attempt:
     """Tell whether a pgBouncer takes the password of a client; no server is asked. login.database is not used."""
     found = attempt(replace(login, database=NO_DATABASE))
@@ -288,7 +300,7 @@ def prove_fresh_server(console: Console, login: Login, before: set[tuple[str, st
     An old connection says nothing of the new password. RECONNECT lets go of idle ones at once and of those in use when
     their clients are done with them, so nobody is cut.
     """
-    found = attempt(login)
+    found = attempt_through(login)
     if found.accepted and not server_keys(console, login.user) - before:
         console.command('RECONNECT "%s"' % login.database.replace('"', '""'))
         # The pooler closes what is idle in its next round.

@@ -242,6 +242,7 @@ from ..module_utils._rotation import (
     Passwords,
     RotationError,
     attempt,
+    attempt_through,
     checks_passwords,
     open_console,
     passwords_of,
@@ -493,7 +494,7 @@ class Password:
                 login = dataclasses.replace(pooler.login, password=password)
                 # Where the pooler itself refuses, its server is not asked.
                 taken = pooler_takes(login)
-                found.append(self.entry(pooler.service, label, attempt(login) if taken.accepted else taken))
+                found.append(self.entry(pooler.service, label, attempt_through(login) if taken.accepted else taken))
         return found
 
     def as_it_is(self, logins: list[dict[str, Any]]) -> None:
