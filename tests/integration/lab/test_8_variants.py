@@ -124,8 +124,6 @@ TABLE = [
     Variant("ini", "free", "session", "other", False),
     Variant("ini", "container_name", "session", "pilot", True),
 ]
-# As many of the rows as every change is tested with; the others are for a release.
-QUICK = 1
 
 
 def test_every_two_values_meet_in_a_row() -> None:
@@ -153,7 +151,7 @@ def pilot_again() -> Iterator[None]:
     until("one healthy replica", 180, lambda: healthy(1))
 
 
-@pytest.fixture(params=[pytest.param(row, id=str(row), marks=[] if index < QUICK else [pytest.mark.full]) for index, row in enumerate(TABLE)])
+@pytest.fixture(params=[pytest.param(row, id=str(row), marks=pytest.mark.full) for row in TABLE])
 def variant(request: pytest.FixtureRequest, pilot_again: None) -> Iterator[Variant]:
     row: Variant = request.param
     take_away(PROJECT)

@@ -17,7 +17,7 @@ import pytest
 from load import Ledger, Load, request
 from pilot_host import PROJECT, Background, Run, healthy, ok, on_host, owner_up, play, replicas, snapshot, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.full]
 
 PORT = 8444
 RELAY = "hapi-balancer-port"
@@ -125,7 +125,6 @@ def test_from_one_to_three_and_back_through_the_central_nginx(central: None) -> 
     assert "Recreate" not in owner_up()
 
 
-@pytest.mark.full
 def test_a_kill_while_nobody_has_the_port_is_made_good_by_the_next_run(central: None) -> None:
     holder = replicas()[0].id
     going = Background("scale_hapi", *SITE, *CONSENT)
