@@ -157,6 +157,7 @@ def test_case_19_the_applications_password_under_load(two: None, vault: tuple[st
     assert scan(secrets, [result.out]).ours == []
 
 
+@pytest.mark.full
 def test_a_superusers_password_is_generated_and_touches_no_replica(two: None) -> None:
     old = environment("postgres-audit", "POSTGRES_PASSWORD")
     serving = {replica.id for replica in replicas()}
@@ -208,6 +209,7 @@ def test_a_killed_rotation_is_finished_by_the_next(two: None, moment: str) -> No
     assert ok("rotate_passwords", *APP, *CONSENT).changed == 0
 
 
+@pytest.mark.full
 def test_a_killed_rotation_is_turned_around(two: None) -> None:
     old = password()
     doomed = Background("rotate_passwords", *APP, *CONSENT, *AGAIN)
@@ -219,6 +221,7 @@ def test_a_killed_rotation_is_turned_around(two: None) -> None:
     until("two healthy replicas", 120, lambda: healthy(2))
 
 
+@pytest.mark.full
 def test_two_rotations_at_once(two: None) -> None:
     """The second one stops and names who holds the deployment, or waits if it is told to."""
     old = password()
