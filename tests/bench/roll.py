@@ -19,14 +19,14 @@ def main() -> None:
     ok("scale_regional", *FIRST)
     until("three healthy replicas", 300, lambda: healthy(3))
 
-    with Load() as rolled:
+    with Load(rate=24, workers=16) as rolled:
         started = time.monotonic()
         ok("scale_hapi", *SECOND)
         seconds = time.monotonic() - started
     lost = rolled.lost()
 
     # What the roadmap does: another image in .env, then a plain up.
-    with Load() as plain:
+    with Load(rate=24, workers=16) as plain:
         started = time.monotonic()
         on_host("bash", "-c", f"cd {PROJECT} && sed -i 's#^HAPI_IMAGE=.*#HAPI_IMAGE={IMAGES[1]}#; s#^HAPI_IG_VERSION=.*#HAPI_IG_VERSION=0.2.1#' .env"
                 " && docker compose --env-file .env up -d --no-deps hapi")

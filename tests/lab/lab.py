@@ -49,7 +49,9 @@ class Host:
 HOSTS = (
     Host("fhir-pilot", 2231, ((8480, 80), (8443, 443))),
     Host("fhir-bare", 2232, bare=True),
-    Host("fhir-entry", 2233, ((8444, 443),), bare=True, entry=True),
+    Host("fhir-entry", 2233, ((8444, 443), (8447, 444)), bare=True, entry=True),
+    # Like the first; tests that take a while run on both at once.
+    Host("fhir-second", 2234, ((8482, 80), (8446, 443))),
 )
 
 # What a Debian or Ubuntu machine must have, by the command that is looked for.

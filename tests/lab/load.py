@@ -19,9 +19,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import CACHE
+from lab import CACHE, run
+from pilot_host import HOST, PORT
 
-PORT = 8443
 HEADERS = {"Host": "fhir.dghs.gov.bd", "Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
 
 
@@ -68,7 +68,7 @@ class Load:
     """
 
     def __init__(
-        self, rate: float = 24, workers: int = 16, limit: float = 1800, database: tuple[str, str] = ("bd-postgres-fhir", "fhirdb"),
+        self, rate: float = 10, workers: int = 10, limit: float = 1800, database: tuple[str, str] = ("bd-postgres-fhir", "fhirdb"),
         announced: bool = False, port: int = PORT,
     ) -> None:
         self.rate = rate
@@ -192,9 +192,7 @@ class Load:
 
     def _count_stored(self) -> int:
         """How many resources of this run the server has, by the database: a search would be paged."""
-        from lab import run
-
         sql = ("SELECT count(DISTINCT t.res_id) FROM hfj_spidx_token t JOIN hfj_resource r ON r.res_id = t.res_id"
                f" WHERE r.res_deleted_at IS NULL AND t.sp_name = 'identifier' AND t.sp_value LIKE '{self.run}-%'")
         container, database = self.database
-        return int(run("docker", "exec", "fhir-pilot", "docker", "exec", container, "psql", "-U", "postgres", "-d", database, "-tAc", sql).strip())
+        return int(run("docker", "exec", HOST, "docker", "exec", container, "psql", "-U", "postgres", "-d", database, "-tAc", sql).strip())

@@ -15,8 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import HOSTS
+
 ROOT = Path(__file__).resolve().parents[2]
-HOST = "fhir-pilot"
+# Two hosts are alike, so that two workers of pytest-xdist can each have one; a third worker would have none, and ends here.
+HOST, INVENTORY, ENTRY_PORT = (
+    ("fhir-pilot", "inventories/lab", 8444),
+    ("fhir-second", "inventories/lab-second", 8447),
+)[int(os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw") or os.environ.get("LAB_SLOT", "0"))]
+PORT = next(outer for host in HOSTS if host.name == HOST for outer, inner in host.ports if inner == 443)
 PROJECT = "/opt/bd-fhir-national"
 REGISTRY = "registry:5000/bd-fhir"
 
@@ -61,7 +68,7 @@ class Run:
         return self.count("changed")
 
 
-def command(verb: str, *args: str, inventory: str = "inventories/lab") -> list[str]:
+def command(verb: str, *args: str, inventory: str = INVENTORY) -> list[str]:
     playbook = verb if verb.endswith(".yml") else f"dghs.bd_fhir.{verb}"
     return ["ansible-playbook", "-i", str(ROOT / inventory), playbook, *args]
 
@@ -154,6 +161,19 @@ def owner_files() -> dict[str, str]:
     text = on_host("bash", "-c", f"cd {PROJECT} && sha256sum docker-compose.yml .env nginx/nginx.conf && stat -c '%a:%U %n.mode' .env"
                    " && ls -A | grep -v '^[.]env[.].*[.]bak$' | sed 's/^/listed /'")
     return {name: value for value, name in (line.split(maxsplit=1) for line in text.splitlines())}
+
+
+def modules_at_work() -> list[int]:
+    """The modules that run on the host: each is a Python that a sudo of Ansible's has started, and has no name of its own."""
+    return [int(line) for line in on_host("bash", "-c", """
+for module in $(pgrep -x python3); do
+  ancestor=$module
+  while [ "${ancestor:-0}" -gt 1 ]; do
+    [ "$(cat "/proc/$ancestor/comm" 2>/dev/null)" != sudo ] || { echo "$module"; break; }
+    ancestor=$(awk '/^PPid/ { print $2 }' "/proc/$ancestor/status" 2>/dev/null)
+  done
+done
+""").split()]
 
 
 def drained() -> str:

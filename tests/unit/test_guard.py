@@ -55,6 +55,10 @@ def modules(root: Path) -> list[Path]:
     return sorted(path for path in (root / "plugins/modules").glob("*.py") if path.name != "__init__.py")
 
 
+def filters(root: Path) -> list[Path]:
+    return sorted((root / "plugins/filter").glob("*.py"))
+
+
 def playbooks(root: Path) -> list[Path]:
     return sorted(path for path in (root / "playbooks").glob("*.yml") if not path.name.endswith(".meta.yml"))
 
@@ -184,7 +188,9 @@ def scenario_groups(root: Path, scenario: Path) -> dict[str, set[str]]:
         if not file.exists():
             continue
         for word in re.findall(r"--inventory[= ]([^\s\"']+)|-i[= ]([^\s\"']+)", file.read_text(encoding="utf-8")):
-            place = "".join(word).replace("${MOLECULE_PROJECT_DIRECTORY}", str(root)).replace("${MOLECULE_SCENARIO_DIRECTORY}", str(scenario))
+            place = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", "".join(word))
+            for variable, folder in (("PROJECT", root), ("SCENARIO", scenario)):
+                place = place.replace("${MOLECULE_%s_DIRECTORY}" % variable, str(folder))
             path = Path(place) if Path(place).is_absolute() else root / place
             for inventory in sorted(path.glob("*.yml")) if path.is_dir() else [path]:
                 if inventory.exists():
@@ -298,6 +304,27 @@ def module_documentation(root: Path) -> list[str]:
                            for option in task[action] or {} if option not in options.get(action, {option})]
         if isinstance(examples, list) and not used:
             faults.append(f"{name}: no example uses it")
+    return faults
+
+
+def filter_rules(root: Path) -> list[str]:
+    """Every filter has a documentation under its own name, an example that uses it, and a unit test; what roles use is there."""
+    faults = []
+    names = [path.stem for path in filters(root)]
+    for path in filters(root):
+        docs = documentation(path)
+        faults += [f"{path.stem}: {part} is missing or not valid YAML" for part in ("DOCUMENTATION", "EXAMPLES", "RETURN")
+                   if not docs.get(part) or isinstance(docs[part], Exception)]
+        if isinstance(docs.get("DOCUMENTATION"), dict) and docs["DOCUMENTATION"].get("name") != path.stem:
+            faults.append(f"{path.stem}: is documented as {docs['DOCUMENTATION'].get('name')}")
+        if NAMESPACE + path.stem not in str(docs.get("EXAMPLES")):
+            faults.append(f"{path.stem}: no example uses it")
+        unit = root / f"tests/unit/plugins/filter/test_{path.stem}.py"
+        if not unit.exists() or "def test_" not in unit.read_text(encoding="utf-8"):
+            faults.append(f"{path.stem} has no unit test in {named(root, unit)}")
+    for path in sorted((root / "roles").rglob("*.yml")):
+        faults += [f"{named(root, path)}: there is no filter {name}"
+                   for name in re.findall(r"\| *dghs\.bd_fhir\.(\w+)", path.read_text(encoding="utf-8")) if name not in names]
     return faults
 
 
@@ -529,7 +556,7 @@ def globs(root: Path) -> list[str]:
 # --- the artefact, the changelog, the documents --------------------------------------------------------------------
 
 DEVELOPMENT = re.compile(
-    r"^(tests|extensions|tools|build|changelogs/fragments|inventories/lab|overlay/target)/|(^|/)\.|^(Makefile|pyproject\.toml|ansible\.cfg)$")
+    r"^(tests|extensions|tools|build|changelogs/fragments|inventories/lab[^/]*|overlay/target)/|(^|/)\.|^(Makefile|pyproject\.toml|ansible\.cfg)$")
 
 
 def artefact(root: Path) -> list[str]:
@@ -576,7 +603,7 @@ def documents(root: Path) -> list[str]:
     """Every link in the documents leads to a file, and the README names every verb with its way back."""
     faults = []
     pages = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md")), *sorted((root / "roles").glob("*/README.md"))]
-    names = {item.stem for item in (*playbooks(root), *modules(root))} | {role.name for role in roles(root)}
+    names = {item.stem for item in (*playbooks(root), *modules(root), *filters(root))} | {role.name for role in roles(root)}
     names |= set(load(root / "meta/runtime.yml")["action_groups"])
     for path in pages:
         text = path.read_text(encoding="utf-8")
@@ -627,8 +654,8 @@ def cases(root: Path) -> list[str]:
 ALSO_TESTED = {"111", "116"}
 
 Rule = Callable[[Path], list[str]]
-RULES: list[Rule] = [role_interface, scenarios, module_tests, module_documentation, findings_documented, playbook_rules, playbook_defaults,
-                     site_variables, example_inventories, task_rules, globs, artefact, changelog, documents, cases]
+RULES: list[Rule] = [role_interface, scenarios, module_tests, module_documentation, filter_rules, findings_documented, playbook_rules,
+                     playbook_defaults, site_variables, example_inventories, task_rules, globs, artefact, changelog, documents, cases]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -698,6 +725,7 @@ IDLE = "\n- name: Idle\n  hosts: fhir_hosts\n  tasks:\n    - name: Look\n      a
 BLOCK = "\n- name: B\n  ignore_errors: true\n  block:\n    - name: C\n      ansible.builtin.debug:\n"
 PATTERN = 'from pathlib import Path\n\nHERE = Path(__file__).parent\nCASES = list(HERE.glob("cases-*.json"))\n'
 ENV_FILE = "plugins/modules/env_file.py"
+MEMORY = "plugins/filter/pool_memory.py"
 FINDINGS = "plugins/module_utils/_findings.py"
 COMMAND = "\n- name: Doctored\n  ansible.builtin.command:\n    argv: [\"true\"]\n"
 DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
@@ -724,6 +752,11 @@ DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
     (module_documentation, everything(ENV_FILE, r"^  dghs\.bd_fhir\.env_file:", "  dghs.bd_fhir.env_fil:"), "env_fil, which does not exist"),
     (module_documentation, replace(ENV_FILE, "  dghs.bd_fhir.env_file:\n", "  dghs.bd_fhir.env_file:\n    colour: red\n"), "sets colour, which"),
     (module_documentation, everything(ENV_FILE, r"^  idempotent:", "  once:"), "no attribute idempotent"),
+    (filter_rules, remove("tests/unit/plugins/filter/test_pool_memory.py"), "pool_memory has no unit test"),
+    (filter_rules, replace(MEMORY, "name: pool_memory\n", "name: memory\n"), "pool_memory: is documented as memory"),
+    (filter_rules, replace(MEMORY, 'RETURN = r"""', 'RETURN = r"""\n- broken: [\n'), "pool_memory: RETURN is missing or not valid YAML"),
+    (filter_rules, everything(MEMORY, r"dghs\.bd_fhir\.pool_memory\(", "pool_memory("), "pool_memory: no example uses it"),
+    (filter_rules, remove(MEMORY), "roles/pgbouncer/tasks/tune.yml: there is no filter pool_memory"),
     (findings_documented, everything("docs/findings.md", r"^\| `env_file_mode` .*\n", ""), "does not explain env_file_mode"),
     (findings_documented, append("docs/findings.md", "| `sky_fell` | error | x | y |\n"), "explains sky_fell, which no module reports"),
     (findings_documented, everything("docs/findings.md", r"^(\| `env_file_mode` .*\n)", r"\1\1"), "explains env_file_mode twice"),

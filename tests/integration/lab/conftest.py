@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+from collections.abc import Iterator
 
 import pytest
+from lab import CACHE
 from pilot_host import FIRST, FIRST_BACK, HOST, PROJECT, healthy, ok, on_host, until
 
 
 @pytest.fixture(scope="session", autouse=True)
-def lab() -> None:
-    """The lab must be up: a test that could not look does not pass."""
+def lab() -> Iterator[None]:
+    """The lab must be up: a test that could not look does not pass. Another run on the same host is waited for."""
     done = subprocess.run(["docker", "inspect", HOST], capture_output=True, check=False)
     assert done.returncode == 0, "the lab is not up: make lab-up"
+    with open(CACHE / f"{HOST}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_check_on_the_pilot_changes_nothing_and_tells_the_plan(before: dict[str,
 
 
 def test_one_to_three_loses_nothing(before: dict[str, str]) -> None:
-    with Load() as load:
+    with Load(rate=24, workers=16) as load:
         time.sleep(5)
         result = ok("scale_regional")
         time.sleep(5)
@@ -116,7 +116,7 @@ def test_new_image_under_load_keeps_three_and_loses_nothing() -> None:
             counts.append(len([replica for replica in replicas() if replica.health == "healthy"]))
 
     watcher = threading.Thread(target=watch)
-    with Load() as load:
+    with Load(rate=24, workers=16) as load:
         watcher.start()
         result = ok("scale_hapi", *SECOND)
         done.set()
@@ -187,7 +187,7 @@ def test_a_new_balancer_configuration_is_loaded_without_a_failed_request() -> No
 def test_a_killed_replica_is_back_in_service_by_itself() -> None:
     ok("scale_hapi", "-e", "hapi_replicas=2")
     victim = replicas()[0]
-    with Load() as load:
+    with Load(rate=24, workers=16) as load:
         time.sleep(2)
         # Killed for good, and its address taken, so that it can only come back under another one.
         on_host("docker", "update", "--restart", "no", victim.id)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ansible_runner
 import pytest
-from pilot_host import ROOT, snapshot
+from pilot_host import HOST, INVENTORY, ROOT, snapshot
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("pilot")]
 
@@ -37,7 +37,7 @@ def test_the_built_tarball_runs_the_verbs(installed: Path, tmp_path: Path, verb:
     environment = {key: value for key, value in os.environ.items() if key not in ("ANSIBLE_CONFIG", "PYTHONPATH")}
     environment["ANSIBLE_COLLECTIONS_PATH"] = str(installed)
     # From an empty folder: neither the checkout's ansible.cfg nor its tree may help.
-    done = subprocess.run(["ansible-playbook", "-i", str(ROOT / "inventories/lab"), f"dghs.bd_fhir.{verb}", *args],
+    done = subprocess.run(["ansible-playbook", "-i", str(ROOT / INVENTORY), f"dghs.bd_fhir.{verb}", *args],
                           cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "DEPRECAT" not in done.stdout + done.stderr
@@ -51,17 +51,17 @@ def test_assess_runs_as_awx_starts_it(installed: Path, tmp_path: Path) -> None:
     (project / "assess.yml").write_text("---\n- name: Assess\n  ansible.builtin.import_playbook: dghs.bd_fhir.assess\n")
     (tmp_path / "ansible.cfg").touch()
     runner = ansible_runner.run(
-        private_data_dir=str(tmp_path), playbook="assess.yml", inventory=str(ROOT / "inventories/lab"), quiet=True,
+        private_data_dir=str(tmp_path), playbook="assess.yml", inventory=str(ROOT / INVENTORY), quiet=True,
         envvars={"ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")})
     assert runner.status == "successful", runner.stdout.read()
     assert runner.rc == 0
     stats = runner.stats
     assert stats is not None
-    assert stats["ok"]["fhir-pilot"] > 3
+    assert stats["ok"][HOST] > 3
     assert stats["changed"] == {}
     # What AWX hands to a workflow's next node: the callback puts it on the event of the recap.
     handed_on = next(event["event_data"]["artifact_data"] for event in runner.events if event["event"] == "playbook_on_stats")
-    record = handed_on["bd_fhir_assess"]["fhir-pilot"]
+    record = handed_on["bd_fhir_assess"][HOST]
     # Three replicas and one more while one is replaced take the whole pool of twenty.
     assert [(item["id"], item["severity"]) for item in record["findings"]] == [("pool_full", "info")]
     assert [replica["software_version"] for replica in record["replicas"]] == ["0.2.1"]

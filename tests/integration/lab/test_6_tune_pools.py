@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from load import Ledger, Load, request
-from pilot_host import PROJECT, Background, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
+from pilot_host import PROJECT, Background, healthy, modules_at_work, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 
 pytestmark = [pytest.mark.lab]
 
@@ -237,8 +237,8 @@ def test_a_killed_run_is_finished_by_the_next(untuned: None, moment: str, whom: 
         doomed = Background("tune_pools", *FIVE, *CONSENT)
         until(moment, 240, lambda: MOMENTS[moment](since))
         if whom == "module":
-            # A module comes to the host on standard input: it is a Python without a name of its own, and there is no other there.
-            on_host("pkill", "-9", "-x", "python3", check=False)
+            for process in modules_at_work():
+                on_host("kill", "-9", str(process), check=False)
         doomed.kill()
         # The controller's process is gone, so that the lease is taken over at once.
         result = ok("tune_pools", *FIVE, *CONSENT)

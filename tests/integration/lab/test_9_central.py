@@ -15,11 +15,10 @@ from collections.abc import Iterator
 
 import pytest
 from load import Ledger, Load, request
-from pilot_host import PROJECT, Background, Run, healthy, ok, on_host, owner_up, play, replicas, snapshot, until
+from pilot_host import ENTRY_PORT, PROJECT, Background, Run, healthy, ok, on_host, owner_up, play, replicas, snapshot, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
-PORT = 8444
 RELAY = "hapi-balancer-port"
 SITE = ("-e", json.dumps({
     "bd_fhir_nginx_service": "", "balancer_take_ports": True, "balancer_edit_nginx": False,
@@ -40,7 +39,7 @@ def central() -> Iterator[None]:
     take_away()
     ok("tests/lab/pilot.yml", "-e", "lab_nginx=central")
     until("one healthy replica", 180, lambda: healthy(1))
-    until("the central nginx answers", 30, lambda: request("GET", "/fhir/metadata", port=PORT)[0] == 200)
+    until("the central nginx answers", 30, lambda: request("GET", "/fhir/metadata", port=ENTRY_PORT)[0] == 200)
     yield
     take_away()
     ok("tests/lab/pilot.yml")
@@ -87,7 +86,7 @@ def test_refused_or_told_before_anything_happens(central: None) -> None:
 
 def test_from_one_to_three_and_back_through_the_central_nginx(central: None) -> None:
     before, nginx = files(), entry()
-    with Load(port=PORT) as load:
+    with Load(port=ENTRY_PORT) as load:
         done = ok("scale_hapi", *SITE, *CONSENT)
     seconds = said(done, r'"?port_interrupted_seconds"?: "?([0-9.]+)')
     assert 0 < seconds <= 60
@@ -96,14 +95,14 @@ def test_from_one_to_three_and_back_through_the_central_nginx(central: None) -> 
     assert load.lost() == []
     assert healthy(3)
     assert has_port() == [RELAY]
-    assert len({request("GET", "/fhir/metadata", headers={"X-BD-Probe": "1"}, port=PORT)[2].get("x-bd-served-by") for dummy in range(60)}) == 3
+    assert len({request("GET", "/fhir/metadata", headers={"X-BD-Probe": "1"}, port=ENTRY_PORT)[2].get("x-bd-served-by") for dummy in range(60)}) == 3
 
     untouched = snapshot()
     assert ok("scale_hapi", *SITE).changed == 0
     assert "Recreate" not in owner_up()
     assert snapshot() == untouched
     # More replicas, and fewer: the port stays where it is.
-    with Load(port=PORT) as load:
+    with Load(port=ENTRY_PORT) as load:
         ok("scale_hapi", *SITE, "-e", "hapi_replicas=2")
         ok("scale_hapi", *SITE)
     assert load.ledger.failures == []
@@ -112,7 +111,7 @@ def test_from_one_to_three_and_back_through_the_central_nginx(central: None) -> 
     refused = play("rollback_scale_hapi", *SITE)
     assert refused.rc != 0
     assert "hapi_allow_interruption" in refused.out
-    with Load(port=PORT) as load:
+    with Load(port=ENTRY_PORT) as load:
         done = ok("rollback_scale_hapi", *SITE, *CONSENT)
     failed = moments(load.ledger)
     assert not failed or max(failed) - min(failed) <= said(done, r"([0-9.]+) s\s+went by") + SLACK, load.ledger.failures
