@@ -78,8 +78,8 @@ def options_table(options: Mapping[str, Mapping[str, Any]]) -> str:
 
 # --- sources -------------------------------------------------------------------------------------------------------
 
-def module_documentation(path: Path) -> dict[str, Any]:
-    """The DOCUMENTATION of a module, without its documentation fragments."""
+def plugin_documentation(path: Path) -> dict[str, Any]:
+    """The DOCUMENTATION of a module or filter, without its documentation fragments."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "DOCUMENTATION" for target in node.targets):
             try:
@@ -91,8 +91,8 @@ def module_documentation(path: Path) -> dict[str, Any]:
     raise DocsError(f"{path}: no DOCUMENTATION")
 
 
-def modules(root: Path) -> list[Path]:
-    return sorted(path for path in (root / "plugins/modules").glob("*.py") if path.name != "__init__.py")
+def plugins(root: Path, kind: str) -> list[Path]:
+    return sorted(path for path in (root / "plugins" / kind).glob("*.py") if path.name != "__init__.py")
 
 
 def roles(root: Path) -> list[Path]:
@@ -112,11 +112,11 @@ def specs(path: Path) -> dict[str, Any]:
 
 # --- tables --------------------------------------------------------------------------------------------------------
 
-def modules_table(root: Path) -> str:
+def plugins_table(root: Path, kind: str, title: str) -> str:
     rows = []
-    for path in modules(root):
-        rows.append((f"`dghs.bd_fhir.{path.stem}`", plain(str(module_documentation(path)["short_description"]))))
-    return table(("Module", "What it does"), rows)
+    for path in plugins(root, kind):
+        rows.append((f"`dghs.bd_fhir.{path.stem}`", plain(str(plugin_documentation(path)["short_description"]))))
+    return table((title, "What it does"), rows)
 
 
 def roles_table(root: Path) -> str:
@@ -158,7 +158,11 @@ def playbook_tables(root: Path) -> str:
 def documents(root: Path) -> dict[Path, dict[str, str]]:
     """Document -> marker -> text."""
     wanted = {
-        root / "README.md": {"modules": modules_table(root), "roles": roles_table(root)},
+        root / "README.md": {
+            "modules": plugins_table(root, "modules", "Module"),
+            "filters": plugins_table(root, "filter", "Filter"),
+            "roles": roles_table(root),
+        },
         root / "docs/playbooks.md": {"playbooks": playbook_tables(root)},
     }
     for path in roles(root):

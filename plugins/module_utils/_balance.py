@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from . import _prometheus
-from ._fhir import NO_ANSWER, Client, HttpError, join, origin, parse_instant
+from ._fhir import NO_ANSWER, Client, HttpError, actuator_hint, join, origin, parse_instant
 from ._findings import finding
 from ._replicas import Replica
 
@@ -44,12 +44,13 @@ class Tally:
 class Count:
     """A replica's own request counter: its value, None for no such series.
 
-    problem says why it could not be read; reachable is false when nothing answered at all.
+    problem says why it could not be read; reachable is false when nothing answered at all; status is that of the answer.
     """
 
     value: Optional[int] = None
     problem: str = ""
     reachable: bool = True
+    status: int = 200
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,11 @@ def read_count(client: Client, replica: Replica, actuator_path: str, metric: str
         return Count(problem=replica.why_not(), reachable=False)
     url = join(replica.url, actuator_path, "prometheus")
     try:
-        answer = client.get(url, headers={"Accept": "text/plain;version=0.0.4, text/plain;q=0.9"})
-        if answer.status != 200:
-            return Count(problem="GET %s: HTTP %d" % (url, answer.status))
-        return Count(_prometheus.requests_served(_prometheus.parse(answer.text()), metric, actuator_path))
+        return Count(_prometheus.requests_served(_prometheus.scrape(client, url), metric, actuator_path))
     except HttpError as error:
         return Count(problem=str(error), reachable=error.kind not in NO_ANSWER)
     except _prometheus.PrometheusError as error:
-        return Count(problem="GET %s: %s" % (url, client.scrub(str(error))))
+        return Count(problem="GET %s: %s" % (url, error), status=error.status)
 
 
 def delta(before: Count, after: Count) -> tuple[Optional[int], str]:
@@ -458,9 +456,9 @@ def _reading_findings(view: View, basis: str, problems: dict[str, str], tagged: 
         if not problem or replica.state == "removed":
             continue
         if view.before[replica.name].reachable and view.after[replica.name].reachable:
-            hint = (
-                "Its own count is a second witness. Expose /actuator/prometheus "
-                "(management.endpoints.web.exposure.include), or name the right series in metric."
+            hint = "Its own count is a second witness. " + actuator_hint(
+                view.after[replica.name].status,
+                "Expose /actuator/prometheus (management.endpoints.web.exposure.include), or name the right series in metric.",
             )
             severity = "warning" if basis == "header" else "error"
             findings.append(finding("counter_missing", severity, replica.name, view.metric, problem, hint))

@@ -782,6 +782,11 @@ def read_json(client: Client, url: str, accept: Iterable[int] = (200,)) -> tuple
     return answer.status, result
 
 
+def actuator_hint(status: int, otherwise: str) -> str:
+    """Return what to do about an answer of an actuator that says nothing, which is otherwise unless it wants to know who asks."""
+    return "Give a credential that may read the actuator." if status in (401, 403) else otherwise
+
+
 def build_info(info: Mapping[str, Any]) -> dict[str, str]:
     """Return version and revision of /actuator/info, which has them in one of several shapes."""
     build, git = info.get("build"), info.get("git")

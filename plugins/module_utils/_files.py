@@ -49,6 +49,25 @@ def replace_file(path: str, text: str, new_mode: int = 0o600, new_owner: Optiona
     sync_directory(directory)
 
 
+def overwrite_file(path: str, text: str) -> None:
+    """Write text over the file that is there, for one that is mounted by itself: another in its place would not be seen in the container.
+
+    What is left of a longer old text becomes empty lines before it is cut off, so that a kill in between does no harm where
+    those mean nothing. Raises OSError.
+    """
+    data = to_bytes(text)
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        padded = data.ljust(os.fstat(descriptor).st_size, b"\n")
+        written = 0
+        while written < len(padded):
+            written += os.pwrite(descriptor, padded[written:], written)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: str) -> None:
     """Make sure that a file that was made, replaced or removed in a directory stays so after a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -15,8 +15,12 @@ import re
 import stat
 import time
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from ._compose import Docker
 
 DEFAULT_LOCK_DIR = "/run/lock/dghs-bd-fhir"
 DEFAULT_LOCK_TIMEOUT = 600
@@ -47,6 +51,16 @@ class HostLock:
         self.timeout = timeout
         self.waited = 0.0
         self._fd: Optional[int] = None
+
+    @classmethod
+    def of_project(cls, docker: Docker, params: Mapping[str, Any], what: str) -> HostLock:
+        """Wait for the lock of a compose project, as LOCK_ARGUMENTS say. Raises LockError, ComposeError.
+
+        Docker commands hold it too: one that outlives a killed module keeps the next run waiting.
+        """
+        lock = cls(params["lock_dir"], docker.project_name(), what, params["lock_timeout"]).acquire()
+        docker.keep_fds.append(lock.fd)
+        return lock
 
     @property
     def fd(self) -> int:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 from collections.abc import Iterable, Mapping, Sequence
 
-from ._pgbouncer import Console, PgbouncerError, PgbouncerTimeout, _wait
-from ._postgres import Login, PostgresError, driver, without_secret
+from ._pgbouncer import Console, PgbouncerError, PgbouncerTimeout
+from ._postgres import Login, PostgresError, ask_with_time_limit, driver, open_with_time_limit, without_secret
 
 Row = Mapping[str, str]
 
@@ -296,23 +296,9 @@ def query_through(login: Login, query: str, timeout: float) -> str:
     psycopg2 = driver()
     connection: Any = None
     try:
-        connection = psycopg2.connect(
-            host=login.host,
-            port=login.port,
-            user=login.user,
-            password=login.password,
-            dbname=login.database,
-            application_name="dghs.bd_fhir",
-            options="",
-            sslmode="prefer",
-            passfile="/dev/null",
-            async_=1,
-        )
         end = time.monotonic() + timeout
-        _wait(connection, timeout)
-        cursor = connection.cursor()
-        cursor.execute(query)
-        _wait(connection, max(0.1, end - time.monotonic()))
+        connection = open_with_time_limit(login, timeout)
+        cursor = ask_with_time_limit(connection, query, max(0.1, end - time.monotonic()))
         return str(cursor.fetchone()[0])
     except psycopg2.Error as exc:
         text = without_secret(str(exc), login.password)

@@ -8,16 +8,23 @@
 from __future__ import annotations
 
 import re
-import select
-import time
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from ._compose import version_tuple
-from ._postgres import APPLICATION_NAME, Login, PostgresError, address_of, container_of, driver, without_secret
+from ._postgres import Login, PostgresError, address_of, ask_with_time_limit, container_of, driver, open_with_time_limit, without_secret
 
 if TYPE_CHECKING:
     from ._compose import Container, Docker
+
+CONSOLE_ARGUMENTS: dict[str, Any] = {
+    "admin_user": {"type": "str"},
+    "admin_password": {"type": "str", "no_log": True},
+    # The name of a variable, not its value.
+    "admin_password_variable": {"type": "str", "no_log": False},
+    "port": {"type": "int"},
+}
 
 DEFAULT_PORT = 6432
 
@@ -58,33 +65,14 @@ class Console:
         except PostgresError as exc:
             raise PgbouncerError(str(exc)) from None
         where = "No login as %s on pgBouncer at %s:%d" % (login.user, login.host, login.port)
-        connection = None
         try:
-            connection = psycopg2.connect(
-                host=login.host,
-                port=login.port,
-                user=login.user,
-                password=login.password,
-                dbname="pgbouncer",
-                application_name=APPLICATION_NAME,
-                # The environment of the remote user must not decide: PGOPTIONS would be refused, a ~/.pgpass be used.
-                options="",
-                sslmode="prefer",
-                gssencmode="disable",
-                passfile="/dev/null",  # noqa: S106 - the file that holds none
-                async_=1,
-            )
-            _wait(connection, login.connect_timeout)
+            connection = open_with_time_limit(replace(login, database="pgbouncer"), login.connect_timeout)
         except psycopg2.Error as exc:
-            if connection is not None:
-                connection.close()
             raise PgbouncerError("%s. %s" % (where, explain_login(without_secret(str(exc), login.password), login.user))) from None
         except ValueError:
             # Its text may quote the password.
             raise PgbouncerError("%s: the user or the password holds a character that can't be sent (NUL, or not UTF-8)." % where) from None
         except TimeoutError:
-            if connection is not None:
-                connection.close()
             raise PgbouncerTimeout(
                 "%s: no answer within %d seconds. Check that the container runs and that the port is the one on which it listens."
                 % (where, login.connect_timeout)
@@ -102,9 +90,7 @@ class Console:
         seconds = self._reply_timeout if timeout is None else timeout
         where = "pgBouncer at %s:%d" % (self._login.host, self._login.port)
         try:
-            cursor = self._connection.cursor()
-            cursor.execute(text)
-            _wait(self._connection, seconds)
+            cursor = ask_with_time_limit(self._connection, text, seconds)
             if cursor.description is None:
                 return []
             names = [column[0] for column in cursor.description]
@@ -155,24 +141,6 @@ class Console:
     def close(self) -> None:
         """Close the connection. May be called again."""
         self._connection.close()
-
-
-def _wait(connection: Any, seconds: float) -> None:
-    """Wait until an asynchronous connection is ready. Raises TimeoutError, psycopg2.Error."""
-    extensions = driver().extensions
-    end = time.monotonic() + seconds
-    while True:
-        state = connection.poll()
-        if state == extensions.POLL_OK:
-            return
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        descriptor = connection.fileno()
-        if state == extensions.POLL_READ:
-            select.select([descriptor], [], [], left)
-        else:
-            select.select([], [descriptor], [], left)
 
 
 def explain_login(answer: str, user: str) -> str:

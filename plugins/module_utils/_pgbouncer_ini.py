@@ -43,13 +43,14 @@ class IniError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One `key = value`. start and end are the place of the value in the text of its file."""
+    """One `key = value`. begin is the place of the key in the text of its file, start and end are that of the value."""
 
     path: str
     line: int
     section: str
     key: str
     value: str = field(repr=False)
+    begin: int
     start: int
     end: int
 
@@ -158,7 +159,7 @@ def _load(path: str, read: Callable[[str], str], texts: dict[str, str], entries:
             stop = newline
             while stop > position and text[stop - 1] in _SPACE:
                 stop -= 1
-            entries.append(Entry(path, line_of(start), section, key, text[position:stop], position, stop))
+            entries.append(Entry(path, line_of(start), section, key, text[position:stop], start, position, stop))
             position = newline
 
 
@@ -234,10 +235,10 @@ def repeated(ini: Ini, names: Iterable[str]) -> list[Entry]:
     return [item for item in ini.of_section("pgbouncer") if item.key in known and last[item.key] is not item]
 
 
-def _insert_place(ini: Ini) -> tuple[str, int]:
+def _insert_place(ini: Ini, removed: Iterable[Entry]) -> tuple[str, int]:
     """Return file and offset of the end of the line after which a new setting of [pgbouncer] belongs."""
     main = ini.texts[ini.path]
-    own = [item for item in ini.of_section("pgbouncer") if item.path == ini.path]
+    own = [item for item in ini.of_section("pgbouncer") if item.path == ini.path and item not in removed]
     if own:
         newline = main.find("\n", own[-1].end)
         return ini.path, len(main) if newline < 0 else newline + 1
@@ -246,15 +247,29 @@ def _insert_place(ini: Ini) -> tuple[str, int]:
     raise IniError("%s has no section [pgbouncer] of its own. Add one; its settings may stay in the file that it includes." % ini.path)
 
 
-def change(ini: Ini, settings: Mapping[str, str], lines: Mapping[tuple[str, str], str]) -> dict[str, str]:
+def _line_of(text: str, entry: Entry) -> tuple[int, int]:
+    """Return the place of an entry in its file: its line, or what it has of a line that it shares with the head of its section."""
+    begin = text.rfind("\n", 0, entry.begin) + 1
+    if text[begin : entry.begin].strip(_SPACE):
+        return entry.begin, entry.end
+    newline = text.find("\n", entry.end)
+    return begin, len(text) if newline < 0 else newline + 1
+
+
+def change(ini: Ini, settings: Mapping[str, Optional[str]], lines: Mapping[tuple[str, str], str]) -> dict[str, str]:
     """Return path -> new text of the files that have to change, for settings of [pgbouncer] and words of database lines.
 
     lines: (database, word) -> value, each of which has to be there already. No byte but those of the values changes;
-    a setting that is not there yet gets a line below the last one of the section. Raises IniError.
+    a setting that is not there yet gets a line below the last one of the section, and None takes that away again, so that
+    the file is what it was. Raises IniError.
     """
     edits: list[tuple[str, int, int, str]] = []
     added = []
+    removed = [item for item in ini.of_section("pgbouncer") if item.key in settings and settings[item.key] is None]
+    edits += [(item.path, *_line_of(ini.texts[item.path], item), "") for item in removed]
     for key, value in settings.items():
+        if value is None:
+            continue
         try:
             text = pgbouncer_ini_value(value)
         except QuotingError as exc:
@@ -272,17 +287,21 @@ def change(ini: Ini, settings: Mapping[str, str], lines: Mapping[tuple[str, str]
                 if word.key == name and word.value != value:
                     edits.append((entry.path, entry.start + word.start, entry.start + word.end, value))
     if added:
-        path, place = _insert_place(ini)
+        path, place = _insert_place(ini, removed)
         main = ini.texts[path]
         ending = "\r\n" if "\r\n" in main else "\n"
         text = "".join("%s = %s%s" % (key, value, ending) for key, value in added)
         if place == len(main) and not main.endswith("\n"):
-            text = ending + text
+            # The last line stays one without an ending.
+            text = ending + text[: -len(ending)]
         edits.append((path, place, place, text))
     texts = dict(ini.texts)
     # From the end, so that the places in front stay right.
     for path, start, end, text in sorted(edits, key=lambda item: (item[0], item[1]), reverse=True):
         texts[path] = texts[path][:start] + text + texts[path][end:]
+    for path in {item.path for item in removed if _line_of(ini.texts[item.path], item)[1] == len(ini.texts[item.path])}:
+        if not ini.texts[path].endswith("\n"):
+            texts[path] = re.sub(r"\r?\n\Z", "", texts[path])
     return {path: text for path, text in texts.items() if text != ini.texts[path]}
 
 

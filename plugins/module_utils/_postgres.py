@@ -10,7 +10,9 @@ No error text of this file holds a password or the text of a statement: a statem
 
 from __future__ import annotations
 
+import select
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -210,6 +212,23 @@ def refusal(text: str) -> tuple[str, str]:
     return "refused", "Look at the log of the server's container for the reason."
 
 
+def _arguments(login: Login) -> dict[str, Any]:
+    """Return the arguments of every login of ours: PGOPTIONS, PGSSLMODE and the like of the environment, or a ~/.pgpass, must not decide."""
+    return {
+        "host": login.host,
+        "port": login.port,
+        "user": login.user,
+        "password": login.password,
+        "dbname": login.database,
+        "application_name": APPLICATION_NAME,
+        "options": "",
+        "sslmode": "prefer",
+        "gssencmode": "disable",
+        "passfile": "/dev/null",  # the file that holds none
+        "target_session_attrs": "any",
+    }
+
+
 def open_connection(login: Login, what: str = "PostgreSQL") -> Any:
     """Return a psycopg2 connection in autocommit; nothing is sent on it beyond the start-up, so pgBouncer's console takes it too.
 
@@ -217,20 +236,7 @@ def open_connection(login: Login, what: str = "PostgreSQL") -> Any:
     """
     psycopg2 = driver()
     try:
-        connection = psycopg2.connect(
-            host=login.host,
-            port=login.port,
-            user=login.user,
-            password=login.password,
-            dbname=login.database,
-            connect_timeout=login.connect_timeout,
-            application_name=APPLICATION_NAME,
-            # PGOPTIONS, PGSSLMODE and the like of the environment, or a ~/.pgpass, must not decide what happens here.
-            options="",
-            sslmode="prefer",
-            passfile="/dev/null",  # noqa: S106 - the file that holds none
-            target_session_attrs="any",
-        )
+        connection = psycopg2.connect(**_arguments(login), connect_timeout=login.connect_timeout)
     except psycopg2.Error as exc:
         text = without_secret(str(exc), login.password)
         kind, hint = refusal(text)
@@ -244,6 +250,48 @@ def open_connection(login: Login, what: str = "PostgreSQL") -> Any:
         ) from None
     connection.autocommit = True
     return connection
+
+
+def _wait_until_ready(connection: Any, seconds: float) -> None:
+    """Wait for an asynchronous connection. Raises TimeoutError, psycopg2.Error."""
+    extensions = driver().extensions
+    end = time.monotonic() + seconds
+    while True:
+        state = connection.poll()
+        if state == extensions.POLL_OK:
+            return
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        descriptor = connection.fileno()
+        if state == extensions.POLL_READ:
+            select.select([descriptor], [], [], left)
+        else:
+            select.select([], [descriptor], [], left)
+
+
+def open_with_time_limit(login: Login, seconds: float) -> Any:
+    """Return an asynchronous psycopg2 connection that was let in within so many seconds, for ask_with_time_limit().
+
+    For a pooler and its console: no statement_timeout can be set there, and an answer may be long in coming.
+    Nothing is left open on failure. Raises TimeoutError, psycopg2.Error, ValueError for what can't be sent (whose text may
+    quote the password), PostgresError without psycopg2.
+    """
+    connection = driver().connect(**_arguments(login), async_=1)
+    try:
+        _wait_until_ready(connection, seconds)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def ask_with_time_limit(connection: Any, statement: str, seconds: float) -> Any:
+    """Return the cursor of a statement that was answered within so many seconds. Raises TimeoutError, psycopg2.Error."""
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    _wait_until_ready(connection, seconds)
+    return cursor
 
 
 class Session:

@@ -11,7 +11,10 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from ._fhir import Client
 
 # What Micrometer calls them (Spring Boot 3.2, read from a real HAPI 7.2 server). The roadmap's
 # hikaricp_connection_timeout_total does not exist: an alert on it never fires.
@@ -31,7 +34,11 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 class PrometheusError(ValueError):
-    """The text is not in the Prometheus format; the message names the line."""
+    """There are no figures: the text is not in the Prometheus format (the message names the line), or status is not 200."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,17 @@ def parse(text: str) -> Iterator[Sample]:
         except (IndexError, ValueError):
             raise PrometheusError("line %d has no value: %s" % (number, line[:80])) from None
         yield Sample(match.group(0), value, labels)
+
+
+def scrape(client: Client, url: str) -> list[Sample]:
+    """Ask an actuator for its figures. Raises HttpError when no answer came, PrometheusError, without a secret, for another one."""
+    answer = client.get(url, headers={"Accept": "text/plain;version=0.0.4, text/plain;q=0.9"})
+    if answer.status != 200:
+        raise PrometheusError("HTTP %d" % answer.status, answer.status)
+    try:
+        return list(parse(answer.text()))
+    except PrometheusError as error:
+        raise PrometheusError(client.scrub(str(error))) from None
 
 
 def total(samples: Iterable[Sample], name: str, **labels: str) -> Optional[float]:

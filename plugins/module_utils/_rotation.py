@@ -21,17 +21,31 @@ import time
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
+from collections.abc import Mapping
 
 from . import _change
 from ._files import replace_file, sync_directory
-from ._passwords import SALT_BYTES, generate, matches, scram_verifier
-from ._pgbouncer import Console, PgbouncerError, PgbouncerTimeout, _wait
-from ._postgres import APPLICATION_NAME, Login, driver, refusal, secret_of, without_secret
+from ._passwords import SALT_BYTES, generate, matches, scram_verifier, unusable
+from ._pgbouncer import Console, PgbouncerError, PgbouncerTimeout, port_of
+from ._postgres import (
+    Login,
+    PostgresError,
+    address_of,
+    ask_with_time_limit,
+    container_of,
+    driver,
+    open_with_time_limit,
+    refusal,
+    secret_of,
+    without_secret,
+)
+from ._userlist import AuthFile
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
     from ._compose import Docker
+    from ._postgres import Session
 
 OPEN, DONE, BACK = "open", "done", "rolled_back"
 
@@ -167,7 +181,7 @@ class Passwords:
         found = []
         if given or variable:
             found.append(secret_of(docker, given, variable))
-        if (variable and variable == self.variable) or user == role:
+        if self.wanted and ((variable and variable == self.variable) or user == role):
             found += [self.wanted, self.old]
         elif not found:
             found.append(secret_of(docker, given, variable))
@@ -175,7 +189,7 @@ class Passwords:
 
 
 def passwords_of(module: AnsibleModule, docker: Docker, role: str) -> Passwords:
-    """Return what a module with PASSWORD_ARGUMENTS was asked for. Raises RotationError, PostgresError, ComposeError."""
+    """Return what a module with PASSWORD_ARGUMENTS was asked for, if a role can have it. Raises RotationError, PostgresError, ComposeError."""
     params = module.params
     if params["rotation"]:
         path = path_of(docker.project_name(), params["rotation"])
@@ -191,7 +205,24 @@ def passwords_of(module: AnsibleModule, docker: Docker, role: str) -> Passwords:
         found = Passwords(secret_of(docker, params["password"], params["password_variable"]), variable=params["password_variable"] or "")
     # From here on, whatever is returned has them masked.
     module.no_log_values.update(item for item in (found.wanted, found.old) if len(item) > 3)
+    why = unusable(found.wanted)
+    if why:
+        raise RotationError("Nothing was changed: the password of %s can't be used: %s." % (role, why))
     return found
+
+
+def stored_verifier(session: Session, role: str, service: str, login_user: str) -> Optional[str]:
+    """Return what the server keeps for a role, None for no password. Raises RotationError for a login_user who may not see it, PostgresError."""
+    try:
+        value = session.value("SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = %s", (role,))
+    except PostgresError as exc:
+        if exc.sqlstate != "42501":
+            raise
+        raise RotationError(
+            "Nothing was changed: %s may not read pg_authid on %s, so it can't be told which password the role has. Log in as a superuser."
+            % (login_user, service)
+        ) from None
+    return None if value is None else str(value)
 
 
 # --- who is let in -------------------------------------------------------------------------------------------------
@@ -220,24 +251,9 @@ def attempt(login: Login) -> Attempt:
     psycopg2 = driver()
     connection = None
     try:
-        connection = psycopg2.connect(
-            host=login.host,
-            port=login.port,
-            user=login.user,
-            password=login.password,
-            dbname=login.database,
-            application_name=APPLICATION_NAME,
-            options="",
-            sslmode="prefer",
-            gssencmode="disable",
-            passfile="/dev/null",  # noqa: S106 - the file that holds none
-            async_=1,
-        )
-        _wait(connection, login.connect_timeout)
-        cursor = connection.cursor()
-        cursor.execute("SELECT 1")
+        connection = open_with_time_limit(login, login.connect_timeout)
         # Behind a pooler this waits for a free server connection.
-        _wait(connection, login.connect_timeout)
+        ask_with_time_limit(connection, "SELECT 1", login.connect_timeout)
         return Attempt("")
     except psycopg2.Error as exc:
         text = without_secret(str(exc), login.password)
@@ -287,6 +303,26 @@ def open_console(login: Login, candidates: list[str]) -> Console:
         except PgbouncerError as exc:
             error = error or exc
     raise error or PgbouncerError("There is no password to try at the console of the pooler.")
+
+
+class OpenPooler:
+    """One running pooler whose console is open, and its auth_file.
+
+    options: CONSOLE_ARGUMENTS and the service; database: that of login, which is the role's, with the wanted password.
+    """
+
+    def __init__(self, docker: Docker, options: Mapping[str, Any], role: str, passwords: Passwords, database: str, timeout: int) -> None:
+        """Raises PgbouncerError, PostgresError, ComposeError."""
+        self.service: str = options["service"]
+        self.container = container_of(docker, self.service)
+        port = options["port"] or port_of(docker, self.container)
+        self.login = Login(address_of(self.container, port), port, role, passwords.wanted, database, timeout)
+        admin = options["admin_user"] or role
+        candidates = passwords.candidates(docker, admin, role, options["admin_password"], options["admin_password_variable"])
+        self.console = open_console(replace(self.login, user=admin), candidates)
+        self.config = self.console.config()
+        self.version = self.console.version()
+        self.file = AuthFile(docker, self.container, self.config["auth_file"]) if self.config.get("auth_file") else None
 
 
 def server_keys(console: Console, user: str) -> set[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from ._compose import last_lines, read_env_text
-from ._files import replace_file, to_bytes
+from ._files import overwrite_file, replace_file
 from ._quoting import userlist_quote
 
 if TYPE_CHECKING:
@@ -106,6 +106,30 @@ def without_user(text: str, user: str) -> str:
     return text
 
 
+def _unread(user: str) -> str:
+    return "; %s was taken out by dghs.bd_fhir, and the pooler has not read that yet" % userlist_quote(user)
+
+
+def taken_out(text: str, user: str) -> str:
+    """Return the text without the lines of a user, and a remark in place of the first. Raises UserlistError, QuotingError.
+
+    The pooler knows the user until it is told to read the file, and neither its console nor a login tells whether it still does.
+    The remark comes and goes with the very text of which it speaks, and pgBouncer skips it.
+    """
+    found = [item for item in parse(text) if item.user == user]
+    if not found:
+        return text
+    first = found[0]
+    rest = without_user(text[_line_end(text, first.end) :], user)
+    return text[: first.begin] + _unread(user) + rest
+
+
+def without_remark(text: str, user: str) -> str:
+    """Return the text without the remark of taken_out(), which is what without_user() leaves. Raises QuotingError."""
+    begin = text.find(_unread(user))
+    return text if begin < 0 else text[:begin] + text[_line_end(text, begin) + 1 :]
+
+
 class AuthFile:
     """The auth_file of one running pooler. Its methods raise UserlistError, ComposeError for a docker that does not answer."""
 
@@ -138,7 +162,10 @@ class AuthFile:
         """Replace the text, so that a kill leaves the old one or the new one, and read it back."""
         try:
             if self.host_path and self._alone:
-                _overwrite(self.host_path, text)
+                moment = max(time.time(), os.stat(self.host_path).st_mtime + 1)
+                overwrite_file(self.host_path, text)
+                # The inode stays: only a second that differs tells pgBouncer that the file is another one.
+                os.utime(self.host_path, (moment, moment))
             elif self.host_path:
                 replace_file(self.host_path, text)
             else:
@@ -192,22 +219,3 @@ def host_path(container: Container, path: str) -> tuple[str, bool]:
             alone = path == destination
             best = mount["source"] + path[len(destination) :] if mount["type"] == "bind" else ""
     return best, bool(best) and alone
-
-
-def _overwrite(path: str, text: str) -> None:
-    """Write text over the file that is there. Raises OSError.
-
-    One write of at least the old length: a kill leaves the old bytes, or the new ones with empty lines below.
-    """
-    before = os.stat(path)
-    data = to_bytes(text)
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.pwrite(descriptor, data.ljust(before.st_size, b"\n"), 0)
-        os.ftruncate(descriptor, len(data))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    # The inode stays: only a second that differs tells pgBouncer that the file is another one.
-    moment = max(time.time(), before.st_mtime + 1)
-    os.utime(path, (moment, moment))

@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - dghs.bd_fhir.http_client.replicas
   - dghs.bd_fhir.compose
   - dghs.bd_fhir.http_client
+  - dghs.bd_fhir.balancer
   - dghs.bd_fhir.findings
   - dghs.bd_fhir.attributes
   - dghs.bd_fhir.attributes.info_module
@@ -85,18 +86,6 @@ options:
   balancer:
     description:
       - HAProxy, whose slots are read to say why a replica gets nothing. Nothing is changed there.
-    type: dict
-    suboptions:
-      socket:
-        description:
-          - Its runtime socket, a path on the host or C(host:port).
-        type: str
-        required: true
-      backend:
-        description:
-          - Name of the backend with the replicas.
-        type: str
-        required: true
 notes:
   - The requests are real ones. In check mode they are sent as well, and a server that audits reads records them.
   - Each carries C(X-BD-Probe) with RV(run_id), and C(X-Request-ID) with RV(run_id), a hyphen and a number.

@@ -20,6 +20,8 @@ description:
   - Other services of the project are never started, stopped, scaled or recreated.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.balancer
+  - dghs.bd_fhir.lock
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 attributes:
@@ -51,19 +53,6 @@ options:
       - The HAProxy that spreads the requests. Its backend is expected to find the replicas by DNS
         (C(server-template)).
       - Without it, requests in flight end well only if the application itself ends them after C(SIGTERM).
-    type: dict
-    suboptions:
-      socket:
-        description:
-          - HAProxy's runtime API as the host reaches it, with C(level admin).
-            The path of a Unix socket, or C(host:port).
-        type: str
-        required: true
-      backend:
-        description:
-          - Name of the backend in HAProxy's configuration.
-        type: str
-        required: true
   probe:
     description:
       - An HTTP request to every replica, or a connection, that tells whether it is ready, made from the host to the
@@ -73,9 +62,9 @@ options:
     suboptions:
       port:
         description:
-          - Port inside of the container.
+          - Port inside of the container. Required, except with V(tcp).
+          - Left out or V(0), it is the port of a pgBouncer, which its container's environment names or its image exposes.
         type: int
-        required: true
       path:
         description:
           - Path that is asked for, with the query if there is one. Required, except with V(tcp).
@@ -106,6 +95,7 @@ options:
     description:
       - Seconds within which a new replica has to be ready.
       - One that is not, or that exits or restarts before, is removed, and the module fails with its last log lines.
+        One that runs and is the only one there is stays.
     type: int
     default: 300
   settle:
@@ -123,16 +113,6 @@ options:
       - Seconds from C(SIGTERM) to C(SIGKILL) for a leaving replica.
     type: int
     default: 40
-  lock_dir:
-    description:
-      - Directory of the lock that keeps two runs on one project apart.
-    type: path
-    default: /run/lock/dghs-bd-fhir
-  lock_timeout:
-    description:
-      - Seconds to wait for another run on the same project, which may be one that outlived its play.
-    type: int
-    default: 600
   steps:
     description:
       - How many steps are done in one call. V(0) does all.
@@ -375,6 +355,7 @@ from ..module_utils._compose import (
 from ..module_utils._findings import failed_on, finding, summary
 from ..module_utils._haproxy import HAProxy, HAProxyError, Server
 from ..module_utils._lock import LOCK_ARGUMENTS, HostLock, LockError
+from ..module_utils._pgbouncer import port_of
 from ..module_utils._rollout import Refused, Replica, State, Step, Want
 
 POLL = 0.5  # seconds between two looks at something that is waited for
@@ -569,11 +550,12 @@ class Roller:
         answer = "it has no address"
         for address in container.addresses.values():
             if probe["scheme"] == "tcp":
+                port = probe["port"] or port_of(self.docker, container)
                 try:
-                    socket.create_connection((address, probe["port"]), timeout=5).close()
+                    socket.create_connection((address, port), timeout=5).close()
                     return ""
                 except OSError as exc:
-                    answer = "%s:%d takes no connection (%s)" % (address, probe["port"], exc.strerror or exc)
+                    answer = "%s:%d takes no connection (%s)" % (address, port, exc.strerror or exc)
                     continue
             where = "%s://%s:%d%s" % (probe["scheme"], address, probe["port"], probe["path"])
             connection: http.client.HTTPConnection
@@ -882,6 +864,10 @@ class Roller:
                 )
             seconds = self.await_ready(made)
         except RolloutError as exc:
+            running = [item.id for item in self.docker.containers(self.service) if item.state == "running"]
+            if running == [made.id]:
+                # It may serve after all, and without it there is nothing.
+                raise RolloutError("%s It is the only one there is, and was left running." % exc) from None
             self.discard(made)
             raise RolloutError("%s The new replica was removed, the others were left as they are." % exc) from None
         return "%s ready after %.1f s" % (made.name, seconds)
@@ -1140,12 +1126,12 @@ def main() -> None:
             probe={
                 "type": "dict",
                 "options": {
-                    "port": {"type": "int", "required": True},
+                    "port": {"type": "int"},
                     "path": {"type": "str"},
                     "scheme": {"type": "str", "choices": ["http", "https", "tcp"], "default": "http"},
                     "status": {"type": "int", "default": 200},
                 },
-                "required_if": [("scheme", "http", ["path"]), ("scheme", "https", ["path"])],
+                "required_if": [("scheme", "http", ["port", "path"]), ("scheme", "https", ["port", "path"])],
             },
             max_surge={"type": "int", "default": 1},
             ready_timeout={"type": "int", "default": 300},
@@ -1189,10 +1175,8 @@ def main() -> None:
         change = ChangeGuard.from_module(module, "" if module.check_mode else roller.docker.project_name())
         if not module.check_mode:
             what = "compose_rollout of %s to %d in %s" % (params["service"], params["replicas"], params["project_dir"])
-            lock = HostLock(params["lock_dir"], roller.docker.project_name(), what, params["lock_timeout"]).acquire()
+            lock = HostLock.of_project(roller.docker, params, what)
             result["lock_waited"] = round(lock.waited, 1)
-            # Docker commands hold the lock too: one that outlives a killed module keeps the next run waiting.
-            roller.docker.keep_fds.append(lock.fd)
             change.verify()
         run(module, roller, change, result)
     except (RolloutError, ComposeError, ChangeError, HAProxyError, LockError) as exc:

@@ -418,6 +418,7 @@ from ..module_utils._fhir import (
     HTTP_TOGETHER,
     Client,
     HttpError,
+    actuator_hint,
     join,
     module_client,
     out_of_range,
@@ -536,14 +537,12 @@ def read_hikari(params: dict[str, Any], client: Client, containers: list[Contain
             raise BudgetError("The replica %s can't be asked for its Hikari pools: %s. %s" % (replica.name, replica.why_not(), advice))
         url = join(replica.url, params["actuator_path"], "prometheus")
         try:
-            answer = client.get(url, headers={"Accept": "text/plain;version=0.0.4, text/plain;q=0.9"})
-            if answer.status != 200:
-                raise BudgetError(
-                    "The replica %s answers HTTP %d at %s, so its Hikari pools are unknown. %s" % (replica.name, answer.status, url, advice)
-                )
-            pools = _prometheus.hikari(list(_prometheus.parse(answer.text())))
-        except (HttpError, _prometheus.PrometheusError) as error:
+            pools = _prometheus.hikari(_prometheus.scrape(client, url))
+        except HttpError as error:
             raise BudgetError("The Hikari pools of %s can't be read: %s %s" % (replica.name, client.scrub(str(error)), advice)) from None
+        except _prometheus.PrometheusError as error:
+            what_next = actuator_hint(error.status, advice)
+            raise BudgetError("The Hikari pools of %s can't be read: GET %s: %s. %s" % (replica.name, url, error, what_next)) from None
         for name in missing:
             size = pools.get(name, {}).get("max")
             if not size:

@@ -260,6 +260,7 @@ from ..module_utils._fhir import (
     FhirError,
     HttpError,
     Statement,
+    actuator_hint,
     build_info,
     join,
     module_client,
@@ -412,7 +413,7 @@ def ask_health(client: Client, actuator: str, said: dict[str, Any]) -> list[dict
                 )
             )
         elif not isinstance(answer.get("status"), str):
-            hint = EXPOSE_HEALTH if status not in (401, 403) else "Give a credential that may read the actuator."
+            hint = actuator_hint(status, EXPOSE_HEALTH)
             findings.append(
                 finding(
                     "health_unreadable", "warning", said["name"], "the status at %s" % url, "HTTP %d" % status, hint
@@ -445,19 +446,15 @@ def ask_metrics(client: Client, actuator: str, said: dict[str, Any]) -> list[dic
     """Fill in hikari, jvm and uptime_seconds; return findings."""
     url = join(actuator, "prometheus")
     try:
-        answer = client.get(url, headers={"Accept": "text/plain;version=0.0.4, text/plain;q=0.9"})
-        if answer.status == 404:
-            return [
-                finding("prometheus_not_exposed", "warning", said["name"], "figures at %s" % url, "HTTP 404", EXPOSE)
-            ]
-        if answer.status != 200:
-            hint = EXPOSE if answer.status not in (401, 403) else "Give a credential that may read the actuator."
-            found = "HTTP %d" % answer.status
-            return [finding("prometheus_unreadable", "warning", said["name"], "figures at %s" % url, found, hint)]
-        samples = list(_prometheus.parse(answer.text()))
-    except (HttpError, _prometheus.PrometheusError) as error:
+        samples = _prometheus.scrape(client, url)
+    except HttpError as error:
         found = client.scrub(str(error))
         return [finding("prometheus_unreadable", "warning", said["name"], "figures at %s" % url, found, EXPOSE)]
+    except _prometheus.PrometheusError as error:
+        if error.status == 404:
+            return [finding("prometheus_not_exposed", "warning", said["name"], "figures at %s" % url, str(error), EXPOSE)]
+        hint = actuator_hint(error.status, EXPOSE)
+        return [finding("prometheus_unreadable", "warning", said["name"], "figures at %s" % url, str(error), hint)]
     said["hikari"] = _prometheus.hikari(samples)
     said["jvm"] = _prometheus.jvm(samples)
     said["uptime_seconds"] = _prometheus.whole(_prometheus.total(samples, "process_uptime_seconds"))

@@ -25,6 +25,7 @@ description:
   - O(state=absent) takes back the edit and nothing else. If the owner did not touch the files meanwhile, they have the same bytes as before.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.lock
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 attributes:
@@ -81,16 +82,6 @@ options:
       - Seconds within which new workers have to serve after the reload.
     type: int
     default: 30
-  lock_dir:
-    description:
-      - Directory of the lock that keeps two runs on one project apart.
-    type: path
-    default: /run/lock/dghs-bd-fhir
-  lock_timeout:
-    description:
-      - Seconds to wait for another run on the same project, which may be one that outlived its play.
-    type: int
-    default: 600
 notes:
   - Has to run on the Docker host itself, as a user who may write nginx's files and see its processes in C(/proc). Normally that is root.
   - The bytes from before the first edit are kept in C(compose.d/nginx-upstream) in O(project_dir), until O(state=absent) has done its work.
@@ -867,8 +858,7 @@ def main() -> None:
             change = ChangeGuard.from_module(module, "")
         else:
             what = "nginx_upstream (%s) of %s in %s" % (params["state"], params["service"], params["project_dir"])
-            lock = HostLock(params["lock_dir"], docker.project_name(), what, params["lock_timeout"]).acquire()
-            docker.keep_fds.append(lock.fd)
+            lock = HostLock.of_project(docker, params, what)
             change = ChangeGuard.for_docker(module, docker)
             change.verify()
         Upstream(module, docker, change, wanted, result).run()

@@ -33,6 +33,7 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.pgbouncer_console
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
   - dghs.bd_fhir.attributes.actiongroup_fhir
@@ -43,23 +44,7 @@ options:
     type: str
     required: true
   admin_user:
-    description:
-      - A user whom C(admin_users) of the pooler names.
-    type: str
     required: true
-  admin_password:
-    description:
-      - The password of O(admin_user).
-    type: str
-  admin_password_variable:
-    description:
-      - Name of the variable of the project's environment file that holds the password, so that it never leaves the host.
-    type: str
-  port:
-    description:
-      - Port on which pgBouncer listens in its container.
-      - By default what the container's environment names, else the only port that the image exposes, else 6432.
-    type: int
   connect_timeout:
     description:
       - Seconds within which the admin console has to take the login.
@@ -69,8 +54,18 @@ options:
     description:
       - Settings of the section C([pgbouncer]) and their values, numbers or text.
       - Sizes, limits, time-outs and V(pool_mode). Whom pgBouncer lets in and what it listens on is not set by this module.
+      - V(null) takes a setting out of the file, so that the default of pgBouncer counts. Where the image makes the file, no variable
+        of the container shall say the setting, and the value is the image's own.
+      - For a way back, give what RV(settings) has in C(in_file). A file that is mounted then has the bytes that it had.
     type: dict
     required: true
+  on_line:
+    description:
+      - For a setting of O(settings), the value that the line of O(database) shall set for itself, where it sets one at all.
+        By default that of O(settings), since the line's own counts more.
+      - For a way back, give what RV(settings) has in C(on_line).
+    type: dict
+    default: {}
   database:
     description:
       - The entry of C([databases]) for which O(settings) are meant, where a line there sets its own V(pool_size) or the like.
@@ -94,8 +89,6 @@ notes:
   - What was set by the console holds until pgBouncer reads its file again. Where RV(persisted) is V(false) a C(RELOAD) takes it back.
   - Before pgBouncer 1.16 the pool size of a database that is there already does not change by C(SET) (pgbouncer/pgbouncer#248);
     RV(method) is then V(restart).
-requirements:
-  - the Python library psycopg2 on the host
 seealso:
   - module: dghs.bd_fhir.connection_budget_info
   - module: dghs.bd_fhir.compose_fragment
@@ -151,13 +144,18 @@ pool_mode:
   type: str
   sample: session
 settings:
-  description: Each setting before and after, as the running pgBouncer says. In check mode as predicted.
+  description:
+    - Each setting C(before) and C(after), as the running pgBouncer says. In check mode as predicted.
+    - C(in_file) is the value that its file had before, V(null) where it had no line for it.
+      C(on_line) is the one that the line of O(database) had for itself before, V(null) where it had none.
   returned: success
   type: dict
   sample:
     default_pool_size:
       before: '20'
       after: '30'
+      in_file: null
+      on_line: null
 databases:
   description: Each database of C(SHOW DATABASES) with its pool size before and after.
   returned: success
@@ -217,9 +215,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker, read_env_text
-from ..module_utils._files import replace_file, to_bytes
+from ..module_utils._files import overwrite_file, replace_file
 from ..module_utils._findings import failed_on, finding, summary
-from ..module_utils._pgbouncer import Console, PgbouncerError, environment_of, listen_port
+from ..module_utils._pgbouncer import CONSOLE_ARGUMENTS, Console, PgbouncerError, environment_of, listen_port
 from ..module_utils._pgbouncer_ini import LINE_WORDS, Ini, IniError, change, line_words, load, misplaced, repeated
 from ..module_utils._pgbouncer_trial import Outcome, Trials, host_path, mount_of, read_inside
 from ..module_utils._postgres import Login, PostgresError, address_of, container_of, secret_of
@@ -336,30 +334,45 @@ class Plan:
 # -- pure
 
 
-def normalised(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings as text. Raises ValueError that names the one that is wrong. Pure."""
-    if not settings:
-        raise ValueError("settings is empty: name at least one, such as default_pool_size.")
-    found = {}
+def normalised(settings: Mapping[str, Any], option: str = "settings") -> dict[str, Optional[str]]:
+    """Return the settings as text, None for one that shall stand nowhere. Raises ValueError that names the one that is wrong. Pure."""
+    found: dict[str, Optional[str]] = {}
     for name, value in settings.items():
         if name not in SETTINGS:
             near = difflib.get_close_matches(str(name), SETTINGS, 1)
             raise ValueError(
-                "settings names %s, which is no size, limit or time-out of pgBouncer that this module sets%s"
-                % (name, "; did you mean %s?" % near[0] if near else ": %s." % ", ".join(sorted(SETTINGS)))
+                "%s names %s, which is no size, limit or time-out of pgBouncer that this module sets%s"
+                % (option, name, "; did you mean %s?" % near[0] if near else ": %s." % ", ".join(sorted(SETTINGS)))
             )
+        if value is None:
+            found[name] = None
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError("settings: %s must be a number or text, not %s." % (name, type(value).__name__))
+            raise ValueError("%s: %s must be a number or text, not %s." % (option, name, type(value).__name__))
         text = str(value).strip()
         form = SETTINGS[name]
         if form == MODE and text not in POOL_MODES:
-            raise ValueError("settings: %s must be one of %s, not %r." % (name, ", ".join(POOL_MODES), text))
+            raise ValueError("%s: %s must be one of %s, not %r." % (option, name, ", ".join(POOL_MODES), text))
         if form == COUNT and not re.match(r"[0-9]{1,9}\Z", text):
-            raise ValueError("settings: %s must be a whole number from 0, not %r." % (name, text))
+            raise ValueError("%s: %s must be a whole number from 0, not %r." % (option, name, text))
         if form == SECONDS and not re.match(r"[0-9]{1,9}(\.[0-9]{1,6})?\Z", text):
-            raise ValueError("settings: %s must be a number of seconds without a unit, not %r." % (name, text))
+            raise ValueError("%s: %s must be a number of seconds without a unit, not %r." % (option, name, text))
         if name in AT_LEAST_ONE and int(text) < 1:
-            raise ValueError("settings: %s must be 1 or more; %s would be an outage or no limit at all, depending on the version." % (name, text))
+            raise ValueError(
+                "%s: %s must be 1 or more; %s would be an outage or no limit at all, depending on the version." % (option, name, text)
+            )
+        found[name] = text
+    return found
+
+
+def of_lines(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a line of [databases] shall set for itself. Raises ValueError. Pure."""
+    found = {}
+    for name, text in normalised(values, "on_line").items():
+        if name not in settings or name not in LINE_WORDS:
+            raise ValueError("on_line names %s, which settings does not name, or which no line of [databases] can set." % name)
+        if text is None:
+            raise ValueError("on_line: %s must have a value; leave it out for a line that has none." % name)
         found[name] = text
     return found
 
@@ -407,8 +420,8 @@ def check_user(user: str, state: State, service: str) -> list[dict[str, Any]]:
     ]
 
 
-def check_settings(wanted: Mapping[str, str], state: State, service: str) -> list[dict[str, Any]]:
-    """Return what the running pgBouncer itself has against the settings. Pure."""
+def check_settings(wanted: Mapping[str, Optional[str]], state: State, service: str) -> list[dict[str, Any]]:
+    """Return what the running pgBouncer itself has against the settings. None is for a value that is not known. Pure."""
     version = ".".join(str(part) for part in state.version)
     findings = []
     for name, value in wanted.items():
@@ -424,7 +437,7 @@ def check_settings(wanted: Mapping[str, str], state: State, service: str) -> lis
                     "Take %s out of the settings, or use an image with a newer pgBouncer." % name,
                 )
             )
-        elif not state.changeable[name] and not same(state.config[name], value):
+        elif not state.changeable[name] and value is not None and not same(state.config[name], value):
             findings.append(
                 finding(
                     "setting_unknown",
@@ -474,7 +487,7 @@ def pool_sizes(databases: list[dict[str, str]]) -> dict[str, int]:
     return {row["name"]: int(row["pool_size"]) for row in databases if row.get("pool_size", "").lstrip("-").isdigit()}
 
 
-def other_changes(ini: Ini, state: State, wanted: Mapping[str, str]) -> list[str]:
+def other_changes(ini: Ini, state: State, wanted: Mapping[str, Optional[str]]) -> list[str]:
     """Return the other settings that a RELOAD would change, because the file was edited or the console used. Pure."""
     return sorted(
         name
@@ -485,7 +498,7 @@ def other_changes(ini: Ini, state: State, wanted: Mapping[str, str]) -> list[str
 
 def shown(values: Mapping[str, Any]) -> str:
     """Return settings as text for a diff. Pure."""
-    return "".join("%s = %s\n" % item for item in sorted(values.items()))
+    return "".join("%s = %s\n" % item for item in sorted(values.items()) if item[1] is not None)
 
 
 # -- the module
@@ -494,10 +507,13 @@ def shown(values: Mapping[str, Any]) -> str:
 class Pool:
     """One run of the module. Every method raises the errors that main() knows."""
 
-    def __init__(self, module: AnsibleModule, docker: Docker, wanted: dict[str, str]) -> None:
+    def __init__(self, module: AnsibleModule, docker: Docker, wanted: dict[str, Optional[str]], on_line: dict[str, str]) -> None:
         self.module = module
         self.docker = docker
         self.wanted = wanted
+        self.on_line = on_line
+        self.goal: dict[str, str] = {}  # what the running pooler shall say; without those whose default it does not tell
+        self.line_values: dict[str, str] = {}  # setting -> what the line of the database sets for itself now
         self.service: str = module.params["service"]
         self.findings: list[dict[str, Any]] = []
         self.data: dict[str, Any] = {}
@@ -541,20 +557,24 @@ class Pool:
 
     def make_plan(self) -> None:
         plan = self.plan
+        mount = mount_of(self.data.get("Mounts") or [], self.conffile)
+        plan.mounted = mount is not None and mount["Type"] in ("bind", "volume")
+        for name, value in self.wanted.items():
+            meant = self.left_to(name) if value is None else value
+            if meant is not None:
+                self.goal[name] = meant
         self.findings += check_user(self.module.params["admin_user"], self.state, self.service)
-        self.findings += check_settings(self.wanted, self.state, self.service)
+        self.findings += check_settings({name: self.goal.get(name) for name in self.wanted}, self.state, self.service)
         self.check_sections()
         self.refuse()
         self.plan_lines()
-        plan.live = {name: value for name, value in self.wanted.items() if not same(self.state.config[name], value)}
-        mount = mount_of(self.data.get("Mounts") or [], self.conffile)
-        plan.mounted = mount is not None and mount["Type"] in ("bind", "volume")
+        plan.live = {name: value for name, value in self.goal.items() if not same(self.state.config[name], value)}
         if plan.mounted:
             self.plan_mounted()
         else:
             self.plan_environment()
         self.check_file_limit()
-        late = apart(self.state.databases, self.wanted, self.own_values())
+        late = apart(self.state.databases, self.goal, self.own_values())
         stuck = sorted({setting for name, setting, dummy in late if self.keeps_size(name)})
         if stuck:
             plan.recreate = True
@@ -570,6 +590,15 @@ class Pool:
         plan.reload = plan.mounted and bool(plan.files or plan.live or unread)
         if plan.reload:
             self.note_other_changes()
+
+    def left_to(self, name: str) -> Optional[str]:
+        """Return the value of a setting that nobody sets, None when it can't be told."""
+        entry = self.ini.get(name)
+        if entry is not None and not self.plan.mounted:
+            running = environment_of(self.data["Config"])
+            if not any(variable in running for variable in names_for(name, self.module.params["environment_names"], running)):
+                return entry.value
+        return self.state.defaults.get(name)
 
     def keeps_size(self, database: str) -> bool:
         """Tell whether this pgBouncer can't give a database another size while it runs, by the way that is open here."""
@@ -590,7 +619,7 @@ class Pool:
                 "Move that line to the section [pgbouncer], or delete it.",
                 entry.path,
             )
-        for entry in repeated(self.ini, self.wanted):
+        for entry in repeated(self.ini, [name for name, value in self.wanted.items() if value is not None]):
             self.note(
                 "ini_setting_repeated",
                 "warning",
@@ -609,9 +638,13 @@ class Pool:
                 "database is %s, and the pooler of the service %s has: %s. Correct the name."
                 % (chosen, self.service, ", ".join(sorted(set(entries))))
             )
-        for setting, value in self.wanted.items():
+        for setting in self.wanted:
             for entry, word in line_words(self.ini, setting) if setting in LINE_WORDS else []:
-                if same(word.value, value):
+                value = self.goal.get(setting)
+                if entry.key == chosen:
+                    self.line_values[setting] = word.value
+                    value = self.on_line.get(setting, value)
+                if value is None or same(word.value, value):
                     continue
                 mounted = mount_of(self.data.get("Mounts") or [], entry.path)
                 if entry.key == chosen and mounted is not None:
@@ -655,7 +688,7 @@ class Pool:
         """Plan the change of a file that is mounted, or of the environment when the image overwrites that file."""
         plan = self.plan
         self.check_host_files(list(self.ini.texts))
-        changes = change(self.ini, {name: value for name, value in self.wanted.items() if not self.in_file(name)}, plan.lines)
+        changes = change(self.ini, {name: value for name, value in self.wanted.items() if not self.as_wanted(name)}, plan.lines)
         if not changes:
             plan.persisted = True
             return
@@ -703,9 +736,11 @@ class Pool:
                 self.ini.path,
             )
 
-    def in_file(self, name: str) -> bool:
+    def as_wanted(self, name: str) -> bool:
         """Tell whether the file that the pooler reads gives the wanted value, by a line or by leaving it to the default."""
         entry = self.ini.get(name)
+        if self.wanted[name] is None:
+            return entry is None
         return same(entry.value if entry else self.state.defaults.get(name), self.wanted[name])
 
     def check_host_files(self, paths: list[str]) -> None:
@@ -746,9 +781,12 @@ class Pool:
         }
         names = {setting: names_for(setting, given, {**running, **composed}) for setting in self.wanted}
         open_settings = []
+        unwanted = [name for setting, value in self.wanted.items() if value is None for name in names[setting]]
         for setting, value in self.wanted.items():
+            if value is None:
+                continue
             alike = all(composed.get(name, running.get(name)) == running.get(name) for name in names[setting])
-            if alike and self.in_file(setting):
+            if alike and self.as_wanted(setting):
                 # The file that this environment made says so: that is the proof.
                 plan.environment.update({name: running[name] for name in names[setting] if name in running and same(running[name], value)})
             else:
@@ -756,13 +794,15 @@ class Pool:
         if open_settings:
             plan.environment.update(self.prove(open_settings, names))
         merged = {**running, **composed}
-        plan.persisted = all(same(merged.get(name), value) for name, value in plan.environment.items())
-        plan.recreate = any(not same(running.get(name), value) for name, value in plan.environment.items())
+        plan.persisted = all(same(merged.get(name), value) for name, value in plan.environment.items()) and not composed.keys() & set(unwanted)
+        made = sorted(running.keys() & set(unwanted))
+        plan.recreate = bool(made) or any(not same(running.get(name), value) for name, value in plan.environment.items())
         if plan.recreate:
+            says = ["%s=%s" % item for item in sorted(plan.environment.items())] + ["nothing for %s" % name for name in made]
             self.note(
                 "pool_live_only",
                 "warning",
-                "a container whose environment says %s" % ", ".join("%s=%s" % item for item in sorted(plan.environment.items())),
+                "a container whose environment says %s" % ", ".join(says),
                 "a container that was made with another environment",
                 "Until it is made anew with that, a RELOAD or a restart of the pooler takes the settings back.",
             )
@@ -773,11 +813,11 @@ class Pool:
             missing = [name for name in settings if name not in self.module.params["environment_names"]]
             if missing:
                 raise PgbouncerError("trial is false, so environment_names has to name the variable for %s." % ", ".join(missing))
-            return {names[name][0]: self.wanted[name] for name in settings}
+            return {names[name][0]: self.goal[name] for name in settings}
         trials = self.trials()
         candidates: dict[str, str] = {}
         for setting in settings:
-            candidates.update(probes(setting, self.wanted[setting], names[setting]))
+            candidates.update(probes(setting, self.goal[setting], names[setting]))
         hint = "Where the image only can't start apart from its network, set trial to false and give environment_names."
         first = trials.run(candidates)
         if not first.started:
@@ -788,7 +828,7 @@ class Pool:
             entry = seen.get(setting)
             taken = [name for name in names[setting] if entry is not None and same(entry.value, candidates[name])]
             if taken:
-                chosen[taken[0]] = self.wanted[setting]
+                chosen[taken[0]] = self.goal[setting]
         outcome = first
         # Where each setting came by the first of its names, which had the wanted value, that trial was the proof.
         if any(candidates[name] != value for name, value in chosen.items()):
@@ -798,7 +838,7 @@ class Pool:
         made = load(self.conffile, lambda path: outcome.texts.get(path, ""))
         for setting in settings:
             entry = made.get(setting)
-            if entry is None or not same(entry.value, self.wanted[setting]):
+            if entry is None or not same(entry.value, self.goal[setting]):
                 self.note(
                     "setting_ignored",
                     "error",
@@ -811,13 +851,13 @@ class Pool:
 
     def check_file_limit(self) -> None:
         """Warn when the process may not open as many files as it would have connections."""
-        clients = self.wanted.get("max_client_conn")
+        clients = self.goal.get("max_client_conn")
         if clients is None:
             return
         rc, out, dummy = self.docker.docker("exec", self.data["Id"], "cat", "/proc/1/limits", check=False)
         match = re.search(r"^Max open files +([0-9]+)", out, re.MULTILINE) if rc == 0 else None
         size = max(pool_sizes(self.state.databases).values(), default=0)
-        needed = int(clients) + max(size, int(self.wanted.get("default_pool_size", "0"))) * max(len(self.state.databases), 1) + 32
+        needed = int(clients) + max(size, int(self.goal.get("default_pool_size", "0"))) * max(len(self.state.databases), 1) + 32
         if match and int(match.group(1)) < needed:
             self.note(
                 "file_limit_short",
@@ -854,21 +894,21 @@ class Pool:
         mount = mount_of(self.data.get("Mounts") or [], path)
         host = self.host_of(path)
         if mount is not None and mount["Destination"].rstrip("/") == path:
-            overwrite(host, to_bytes(text))
+            overwrite_file(host, text)
         else:
             replace_file(host, text)
 
     def verify(self, console: Console) -> State:
         """Read back. Raises PgbouncerError when the pooler says otherwise than it was told."""
         after = State.read(console)
-        differ = [name for name, value in self.wanted.items() if not same(after.config.get(name), value)]
-        wrong = ["%s is %s, not %s" % (name, after.config.get(name), self.wanted[name]) for name in differ]
-        late = [item for item in apart(after.databases, self.wanted, self.own_values()) if not self.keeps_size(item[0])]
+        differ = [name for name, value in self.goal.items() if not same(after.config.get(name), value)]
+        wrong = ["%s is %s, not %s" % (name, after.config.get(name), self.goal[name]) for name in differ]
+        late = [item for item in apart(after.databases, self.goal, self.own_values()) if not self.keeps_size(item[0])]
         wrong += ["%s of the database %s is %s" % (setting, name, value) for name, setting, value in late]
         if wrong:
             raise PgbouncerError(
                 "The pooler of the service %s was told %s, and then says: %s. Another program may set it too; look at its log, then run this again."
-                % (self.service, ", ".join("%s = %s" % item for item in sorted(self.wanted.items())), "; ".join(wrong))
+                % (self.service, ", ".join("%s = %s" % item for item in sorted(self.goal.items())), "; ".join(wrong))
             )
         return after
 
@@ -885,11 +925,11 @@ class Pool:
             named = {name for name, dummy in own}
             sizes_after = {
                 name: size
-                if self.keeps_size(name) or "default_pool_size" not in self.wanted
-                else int(own.get((name if name in named else "*", "default_pool_size"), self.wanted["default_pool_size"]))
+                if self.keeps_size(name) or "default_pool_size" not in self.goal
+                else int(own.get((name if name in named else "*", "default_pool_size"), self.goal["default_pool_size"]))
                 for name, size in sizes.items()
             }
-        config = after.config if after is not None else {**state.config, **self.wanted}
+        config = after.config if after is not None else {**state.config, **self.goal}
         method = "reload" if plan.reload else "set" if plan.live else "none"
         if any(item["id"] == "pool_size_not_live" for item in self.findings):
             method = "restart"
@@ -897,7 +937,7 @@ class Pool:
             "changed": bool(plan.live or plan.files or plan.reload),
             "version": self.version_text(),
             "pool_mode": config.get("pool_mode", ""),
-            "settings": {name: {"before": state.config.get(name), "after": config.get(name)} for name in self.wanted},
+            "settings": {name: self.told(name, config.get(name)) for name in self.wanted},
             "databases": {name: {"before": size, "after": sizes_after.get(name)} for name, size in sizes.items()},
             "method": method,
             "environment": plan.environment,
@@ -906,6 +946,16 @@ class Pool:
             "needs_recreate": plan.recreate,
             "findings": self.findings,
             "diff": self.diff(),
+        }
+
+    def told(self, name: str, after: Optional[str]) -> dict[str, Optional[str]]:
+        """Return what is told of one setting."""
+        entry = self.ini.get(name)
+        return {
+            "before": self.state.config.get(name),
+            "after": after,
+            "in_file": entry.value if entry is not None else None,
+            "on_line": self.line_values.get(name),
         }
 
     def diff(self) -> list[dict[str, str]]:
@@ -919,7 +969,7 @@ class Pool:
             }
         ]
         # Never the text: a connection string in it may hold a password.
-        entries = {name: self.ini.get(name) for name in self.wanted if not self.in_file(name)}
+        entries = {name: self.ini.get(name) for name in self.wanted if not self.as_wanted(name)}
         before = {name: entry.value for name, entry in entries.items() if entry is not None}
         after = {name: self.wanted[name] for name in entries}
         before.update({"%s: %s" % key: value for key, value in plan.line_before.items()})
@@ -928,19 +978,6 @@ class Pool:
             header = self.host_of(path)
             items.append({"before_header": header, "after_header": header, "before": shown(before), "after": shown(after)})
         return items
-
-
-def overwrite(path: str, data: bytes) -> None:
-    """Write over a file that is mounted by itself: one put in its place would not be seen in the container. Raises OSError.
-
-    What is left of a longer old text becomes empty lines before it is cut off, so that a kill in between does no harm.
-    """
-    with open(path, "r+b") as handle:
-        size = os.fstat(handle.fileno()).st_size
-        handle.write(data + b"\n" * (size - len(data)))
-        handle.flush()
-        handle.truncate(len(data))
-        os.fsync(handle.fileno())
 
 
 def absent_host(module: AnsibleModule, docker: Docker) -> Optional[str]:
@@ -952,13 +989,13 @@ def absent_host(module: AnsibleModule, docker: Docker) -> Optional[str]:
     return None
 
 
-def predicted_from_nothing(wanted: Mapping[str, str]) -> dict[str, Any]:
+def predicted_from_nothing(wanted: Mapping[str, Optional[str]]) -> dict[str, Any]:
     """Return the result of check mode on a host that has no pooler yet. Pure."""
     return {
         "changed": True,
         "version": "",
         "pool_mode": wanted.get("pool_mode", ""),
-        "settings": {name: {"before": None, "after": value} for name, value in wanted.items()},
+        "settings": {name: {"before": None, "after": value, "in_file": None, "on_line": None} for name, value in wanted.items()},
         "databases": {},
         "method": "set",
         "environment": {},
@@ -970,7 +1007,7 @@ def predicted_from_nothing(wanted: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def run(module: AnsibleModule, docker: Docker, wanted: dict[str, str]) -> dict[str, Any]:
+def run(module: AnsibleModule, docker: Docker, wanted: dict[str, Optional[str]], on_line: dict[str, str]) -> dict[str, Any]:
     """Plan, apply, read back; return the result."""
     missing = absent_host(module, docker)
     if missing and module.check_mode:
@@ -981,7 +1018,7 @@ def run(module: AnsibleModule, docker: Docker, wanted: dict[str, str]) -> dict[s
     guard = ChangeGuard.from_module(module, docker.project_name())
     if not module.check_mode:
         guard.verify()
-    pool = Pool(module, docker, wanted)
+    pool = Pool(module, docker, wanted, on_line)
     with pool.open() as console:
         pool.read(console)
         try:
@@ -1000,10 +1037,9 @@ def run(module: AnsibleModule, docker: Docker, wanted: dict[str, str]) -> dict[s
 def refused_result(pool: Pool) -> dict[str, Any]:
     """Return what stands, with the findings, for a change that is refused."""
     pool.plan = Plan(mounted=pool.plan.mounted)
-    stands = {name: pool.state.config.get(name) for name in pool.wanted}
     return dict(
         pool.result(pool.state),
-        settings={name: {"before": value, "after": value} for name, value in stands.items()},
+        settings={name: pool.told(name, pool.state.config.get(name)) for name in pool.wanted},
         persisted=False,
     )
 
@@ -1013,14 +1049,11 @@ def main() -> None:
         argument_spec=dict(
             COMPOSE_ARGUMENTS,
             **CHANGE_ARGUMENTS,
+            **dict(CONSOLE_ARGUMENTS, admin_user={"type": "str", "required": True}),
             service={"type": "str", "required": True},
-            admin_user={"type": "str", "required": True},
-            admin_password={"type": "str", "no_log": True},
-            # The name of a variable, not its value.
-            admin_password_variable={"type": "str", "no_log": False},
-            port={"type": "int"},
             connect_timeout={"type": "int", "default": 5},
             settings={"type": "dict", "required": True},
+            on_line={"type": "dict", "default": {}},
             database={"type": "str", "default": ""},
             environment_names={"type": "dict", "default": {}},
             trial={"type": "bool", "default": True},
@@ -1030,13 +1063,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        if not module.params["settings"]:
+            raise ValueError("settings is empty: name at least one, such as default_pool_size.")
         wanted = normalised(module.params["settings"])
+        on_line = of_lines(module.params["on_line"], wanted)
         check_names(module.params["environment_names"])
     except ValueError as exc:
         module.fail_json(msg="Nothing was changed: %s" % exc)
     docker = Docker.from_module(module)
     try:
-        result = run(module, docker, wanted)
+        result = run(module, docker, wanted, on_line)
     except (PgbouncerError, PostgresError, ComposeError, ChangeError) as exc:
         module.fail_json(msg=str(exc))
     except IniError as exc:

@@ -15,6 +15,8 @@ description:
   - Where the file is, the pooler itself is asked. One inside of the container is replaced by rename, since pgBouncer skips a file that
     looks unchanged; one that is mounted by itself is written in place, and its time is moved.
   - Other lines, comments included, stay as they are. Clients that are logged in stay connected.
+  - With O(state=absent) a comment stands in place of the user until the pooler has been told to read the file.
+    By it the next run knows what one that was killed in between has left to do.
   - In a container whose image writes the file from its environment, the environment has to say the same, else a new container
     has the old password. This module does not touch it.
 attributes:
@@ -28,6 +30,8 @@ attributes:
     support: full
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.pgbouncer_console
+  - dghs.bd_fhir.role_password
   - dghs.bd_fhir.postgres_login
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
@@ -51,15 +55,6 @@ options:
   password:
     description:
       - The password. One of O(password), O(password_variable) and O(rotation) is needed with O(state=present).
-    type: str
-  password_variable:
-    description:
-      - Name in the environment file of the project that holds the password, so that it never leaves the host.
-    type: str
-  rotation:
-    description:
-      - Name of a rotation that M(dghs.bd_fhir.password_rotation) has opened, whose new password is taken.
-    type: str
   form:
     description:
       - How the password stands in the file. V(auto) keeps the form that is there, and takes V(plain) for a new user.
@@ -80,20 +75,10 @@ options:
   admin_user:
     description:
       - User of the admin console. By default O(user).
-    type: str
-  admin_password:
-    description:
-      - Its password.
-    type: str
   admin_password_variable:
     description:
       - Name in the environment file of the project that holds the password of O(admin_user).
       - If O(admin_user) is the O(user), the wanted password and the one before are tried as well.
-    type: str
-  port:
-    description:
-      - Port on which the pooler listens inside of its container. Found out by default.
-    type: int
   database_service:
     description:
       - Service of the PostgreSQL behind the pooler, from which V(scram-sha-256) copies the verifier outside of a rotation.
@@ -101,8 +86,6 @@ options:
   login_user:
     description:
       - Superuser of O(database_service).
-    type: str
-    default: postgres
 seealso:
   - module: dghs.bd_fhir.postgres_password
   - module: dghs.bd_fhir.password_rotation
@@ -207,21 +190,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import finding
-from ..module_utils._passwords import MD5, NONE, PLAIN, SCRAM, kind_of, matches, unusable, verifier_of
-from ..module_utils._pgbouncer import Console, PgbouncerError, port_of
+from ..module_utils._passwords import MD5, NONE, PLAIN, SCRAM, kind_of, matches, verifier_of
+from ..module_utils._pgbouncer import CONSOLE_ARGUMENTS, PgbouncerError
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, address_of, connect, container_of, secret_of
 from ..module_utils._quoting import QuotingError
 from ..module_utils._rotation import (
     PASSWORD_ARGUMENTS,
     PASSWORD_SOURCES,
+    OpenPooler,
     Passwords,
     RotationError,
     checks_passwords,
-    open_console,
     passwords_of,
     pooler_takes,
+    stored_verifier,
 )
-from ..module_utils._userlist import AuthFile, UserlistError, parse, password_of, with_password, without_user
+from ..module_utils._userlist import UserlistError, parse, password_of, taken_out, with_password, without_remark, without_user
 
 # The first version that logs in to a server with what a client's SCRAM login has told it.
 SCRAM_PASSED_ON = (1, 14)
@@ -258,28 +242,10 @@ class User:
         self.passwords: Optional[Passwords] = None
         if module.params["state"] == "present":
             self.passwords = passwords_of(module, self.docker, self.user)
-            why = unusable(self.passwords.wanted)
-            if why:
-                raise RotationError("Nothing was changed: the password of %s can't be used: %s." % (self.user, why))
-        self.container = container_of(self.docker, module.params["service"])
-        self.login = Login(
-            host=address_of(self.container),
-            port=module.params["port"] or port_of(self.docker, self.container),
-            user=self.user,
-            password=self.passwords.wanted if self.passwords else "",
-            database="pgbouncer",
-            connect_timeout=module.params["connect_timeout"],
-        )
-
-    def console(self) -> Console:
-        """Open the admin console."""
-        params = self.params
-        admin = params["admin_user"] or self.user
         known = self.passwords or Passwords("")
-        role = self.user if self.passwords else ""
-        candidates = known.candidates(self.docker, admin, role, params["admin_password"], params["admin_password_variable"])
-        login = Login(self.login.host, self.login.port, admin, candidates[0], "pgbouncer", self.login.connect_timeout)
-        return open_console(login, candidates)
+        self.pooler = OpenPooler(self.docker, module.params, self.user, known, "pgbouncer", module.params["connect_timeout"])
+        self.container = self.pooler.container
+        self.login = self.pooler.login
 
     def entry(self, passwords: Passwords, form: str, before: Optional[str], version: tuple[int, ...]) -> str:
         """Return what has to stand in the file."""
@@ -315,32 +281,32 @@ class User:
         password = secret_of(self.docker, params["login_password"], params["login_password_variable"])
         login = Login(address_of(container, 5432), 5432, params["login_user"], password, "postgres", self.login.connect_timeout)
         with connect(login) as session:
-            value = session.value("SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = %s", (self.user,))
-        return str(value) if value is not None else None
+            return stored_verifier(session, self.user, params["database_service"], params["login_user"])
 
     def run(self) -> dict[str, Any]:
         """Converge and return the result."""
-        console = self.console()
         try:
-            return self.converge(console)
+            return self.converge()
         finally:
-            console.close()
+            self.pooler.console.close()
 
-    def converge(self, console: Console) -> dict[str, Any]:
-        """Converge through an open console."""
-        config, version = console.config(), console.version()
+    def converge(self) -> dict[str, Any]:
+        """Converge through the open console."""
+        config, version, file = self.pooler.config, self.pooler.version, self.pooler.file
         result: dict[str, Any] = {
             "changed": False, "user": self.user, "auth_file": config.get("auth_file", ""), "host_path": "", "method": "auth_query",
             "form_before": NONE, "form": NONE, "written": False, "reloaded": False, "needs_reload": False,
             "version": ".".join(str(part) for part in version), "findings": [],
         }  # fmt: skip
-        file = AuthFile(self.docker, self.container, config["auth_file"]) if config.get("auth_file") else None
         text = file.read() if file else ""
         try:
             before = password_of(text, self.user)
         except UserlistError as exc:
             raise UserlistError("%s of %s is damaged: %s. Correct that line." % (result["auth_file"], self.container.name, exc)) from None
-        if before is None and config.get("auth_user") and self.params["form"] == "auto":
+        # Without what a run that was cut before its RELOAD has remarked.
+        plain = without_remark(text, self.user)
+        unread = self.passwords is None and plain != text
+        if before is None and config.get("auth_user") and self.params["form"] == "auto" and not unread:
             # The server is asked for this user, so the server's password is the pooler's.
             return dict(result, diff=self.diff(result, NONE, NONE))
         if file is None:
@@ -348,11 +314,11 @@ class User:
                 "Nothing was changed: %s has no auth_file (SHOW CONFIG), so its users come from somewhere else. Set one in its configuration."
                 % self.container.name
             )
-        self.not_forced(console)
+        self.not_forced()
         result.update(host_path=file.host_path, method=file.method, form_before=kind_of(before))
-        after, wanted = text, None
+        wanted = None
         if self.passwords is None:
-            after = without_user(text, self.user)
+            after = without_user(plain, self.user)
         else:
             form = wanted_form(self.params["form"], kind_of(before))
             if form == MD5 and config.get("auth_type") == SCRAM:
@@ -360,8 +326,8 @@ class User:
                     "Nothing was changed: with auth_type scram-sha-256 no client can log in by an MD5 hash. Set form to plain or scram-sha-256."
                 )
             wanted = self.entry(self.passwords, form, before, version)
-            after = with_password(text, self.user, wanted)
-        result.update(form=kind_of(wanted), written=after != text)
+            after = with_password(plain, self.user, wanted)
+        result.update(form=kind_of(wanted), written=after != plain)
         result["findings"] = file_findings(text, self.user, file.path) + self.unchecked(config)
         # What is loaded can differ from the file, after a run that was cut between the two.
         stale = after != text or not self.loaded(result["findings"])
@@ -375,11 +341,14 @@ class User:
         where = "%s, user %s" % (self.params["service"], self.user)
         if result["written"]:
             guard.step("write auth_file", where, {"form": result["form_before"]}, {"form": result["form"]})
-            file.write(after)
+            text = after if self.passwords else taken_out(plain, self.user)
+            file.write(text)
         if result["reloaded"]:
             guard.step("RELOAD", where)
-            console.command("RELOAD")
+            self.pooler.console.command("RELOAD")
             self.prove(result["findings"])
+            if text != after:
+                file.write(after)
         return result
 
     def diff(self, result: dict[str, Any], before: str, after: str) -> dict[str, str]:
@@ -393,9 +362,9 @@ class User:
             "after": line % (self.user, after, " (changed, hidden)" if result["written"] else ""),
         }
 
-    def not_forced(self, console: Console) -> None:
+    def not_forced(self) -> None:
         """Refuse where the pooler logs in to its server by what the ini says."""
-        forced = [row["name"] for row in console.show("DATABASES") if row["force_user"] == self.user and row["name"] != "pgbouncer"]
+        forced = [row["name"] for row in self.pooler.console.show("DATABASES") if row["force_user"] == self.user and row["name"] != "pgbouncer"]
         if forced:
             raise RotationError(
                 "Nothing was changed: the line of database %s in the pooler's [databases] sets user=%s, so the password for the server is"
@@ -442,11 +411,8 @@ def main() -> None:
             state={"type": "str", "choices": ["present", "absent"], "default": "present"},
             form={"type": "str", "choices": ["auto", PLAIN, SCRAM, MD5], "default": "auto"},
             reload={"type": "bool", "default": True},
-            admin_user={"type": "str"},
-            admin_password={"type": "str", "no_log": True},
-            admin_password_variable={"type": "str", "no_log": False},
-            port={"type": "int"},
             database_service={"type": "str"},
+            **CONSOLE_ARGUMENTS,
             **PASSWORD_ARGUMENTS,
             **LOGIN_ARGUMENTS,
             **CHANGE_ARGUMENTS,

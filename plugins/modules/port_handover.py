@@ -20,6 +20,8 @@ description:
   - Other services of the project are never started, stopped or recreated.
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
+  - dghs.bd_fhir.balancer
+  - dghs.bd_fhir.lock
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 attributes:
@@ -74,19 +76,6 @@ options:
     description:
       - The HAProxy behind O(service). The container that leaves is drained there, and nothing is handed over while no other
         server is up.
-    type: dict
-    suboptions:
-      socket:
-        description:
-          - HAProxy's runtime API as the host reaches it, with C(level admin).
-            The path of a Unix socket, or C(host:port).
-        type: str
-        required: true
-      backend:
-        description:
-          - Name of the backend in HAProxy's configuration.
-        type: str
-        required: true
   drain_timeout:
     description:
       - Seconds to wait for the requests that the balancer has in flight to the container that leaves.
@@ -108,16 +97,6 @@ options:
       - Allows what lies between the stop and the start.
     type: bool
     default: false
-  lock_dir:
-    description:
-      - Directory of the lock that keeps two runs on one project apart.
-    type: path
-    default: /run/lock/dghs-bd-fhir
-  lock_timeout:
-    description:
-      - Seconds to wait for another run on the same project.
-    type: int
-    default: 600
 seealso:
   - module: dghs.bd_fhir.compose_rollout
 """
@@ -574,10 +553,8 @@ def main() -> None:
         change = ChangeGuard.from_module(module, "" if module.check_mode else handover.docker.project_name())
         if not module.check_mode:
             what = "port_handover to %s (%s) in %s" % (params["service"], params["state"], params["project_dir"])
-            lock = HostLock(params["lock_dir"], handover.docker.project_name(), what, params["lock_timeout"]).acquire()
+            lock = HostLock.of_project(handover.docker, params, what)
             result["lock_waited"] = round(lock.waited, 1)
-            # Docker commands hold the lock too: one that outlives a killed module keeps the next run waiting.
-            handover.docker.keep_fds.append(lock.fd)
             change.verify()
         run(module, handover, change, result)
     except (HandoverError, ComposeError, ChangeError, HAProxyError, LockError, OSError) as exc:

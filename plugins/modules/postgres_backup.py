@@ -40,6 +40,7 @@ attributes:
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
   - dghs.bd_fhir.postgres_login
+  - dghs.bd_fhir.lock
   - dghs.bd_fhir.attributes
   - dghs.bd_fhir.change
 options:
@@ -129,13 +130,9 @@ options:
   lock_dir:
     description:
       - Directory of the lock that keeps two backups of one project apart.
-    type: path
-    default: /run/lock/dghs-bd-fhir
   lock_timeout:
     description:
       - Seconds to wait for another backup of the same project.
-    type: int
-    default: 600
 requirements:
   - PostgreSQL 13 or newer, in an image that has its client programs, C(sh), C(stat) and C(tar), as the official one
 notes:

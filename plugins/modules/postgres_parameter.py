@@ -61,8 +61,6 @@ options:
   login_user:
     description:
       - Superuser to log in with on the server, and on O(standbys).
-    type: str
-    default: postgres
   pooler:
     description:
       - The pgBouncer through which clients reach the server. Required with O(restart=pause).
@@ -319,7 +317,7 @@ from ..module_utils._parameters import (
     trial_values,
 )
 from ..module_utils._pause import Pause, PauseError, databases_of, paused, query_through, session_pools, wait_for_names
-from ..module_utils._pgbouncer import Console, PgbouncerError, environment_of, port_of
+from ..module_utils._pgbouncer import CONSOLE_ARGUMENTS, Console, PgbouncerError, environment_of, port_of
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
 from ..module_utils._window import close_window, open_window, plan_open, wait_idle, wait_served
 
@@ -1084,11 +1082,9 @@ def main() -> None:
             pooler={
                 "type": "dict",
                 "options": {
+                    **CONSOLE_ARGUMENTS,
                     "service": {"type": "str", "required": True},
-                    "port": {"type": "int"},
                     "admin_user": {"type": "str", "required": True},
-                    "admin_password": {"type": "str", "no_log": True},
-                    "admin_password_variable": {"type": "str", "no_log": False},
                     "databases": {"type": "list", "elements": "str", "default": []},
                     "user": {"type": "str"},
                     "password": {"type": "str", "no_log": True},

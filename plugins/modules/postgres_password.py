@@ -32,6 +32,7 @@ attributes:
 extends_documentation_fragment:
   - dghs.bd_fhir.compose
   - dghs.bd_fhir.postgres_login
+  - dghs.bd_fhir.role_password
   - dghs.bd_fhir.change
   - dghs.bd_fhir.attributes
 options:
@@ -50,18 +51,6 @@ options:
       - Database in which the logins are proven.
     type: str
     default: postgres
-  password:
-    description:
-      - The password. Exactly one of O(password), O(password_variable) and O(rotation) is needed.
-    type: str
-  password_variable:
-    description:
-      - Name in the environment file of the project that holds the password, so that it never leaves the host.
-    type: str
-  rotation:
-    description:
-      - Name of a rotation that M(dghs.bd_fhir.password_rotation) has opened, whose new password is taken.
-    type: str
   encryption:
     description:
       - Form in which the server keeps it. V(auto) is the one that the role has now, so that no client is locked out that knows no
@@ -105,13 +94,10 @@ options:
   login_user:
     description:
       - Superuser, or a role that may alter O(role). May be O(role) itself.
-    type: str
-    default: postgres
   login_password_variable:
     description:
       - Name in the environment file of the project that holds the password of O(login_user).
       - If the O(rotation) is of this variable, its new and its old password are tried.
-    type: str
 seealso:
   - module: dghs.bd_fhir.pgbouncer_user
   - module: dghs.bd_fhir.password_rotation
@@ -232,25 +218,26 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import finding
-from ..module_utils._passwords import MD5, SCRAM, kind_of, matches, unusable, verifier_of
-from ..module_utils._pgbouncer import Console, PgbouncerError, port_of
+from ..module_utils._passwords import MD5, SCRAM, kind_of, matches, verifier_of
+from ..module_utils._pgbouncer import CONSOLE_ARGUMENTS, PgbouncerError
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of
 from ..module_utils._rotation import (
     PASSWORD_ARGUMENTS,
     PASSWORD_SOURCES,
     Attempt,
+    OpenPooler,
     Passwords,
     RotationError,
     attempt,
     attempt_through,
     checks_passwords,
-    open_console,
     passwords_of,
     pooler_takes,
     prove_fresh_server,
     server_keys,
+    stored_verifier,
 )
-from ..module_utils._userlist import AuthFile, UserlistError, password_of
+from ..module_utils._userlist import UserlistError, password_of
 
 PORT = 5432
 WANTED = "wanted"
@@ -283,22 +270,13 @@ def no_login(found: Optional[dict[str, Any]], role: str, service: str) -> str:
     return ""
 
 
-class Pooler:
-    """One running pooler and its open console."""
+class Pooler(OpenPooler):
+    """One running pooler, and what it says of the role before the change."""
 
     def __init__(self, docker: Docker, options: dict[str, Any], role: str, passwords: Passwords, database: str, timeout: int) -> None:
         """Raises PgbouncerError, PostgresError, ComposeError."""
-        self.service: str = options["service"]
-        self.container = container_of(docker, self.service)
-        port = options["port"] or port_of(docker, self.container)
-        self.login = Login(address_of(self.container), port, role, passwords.wanted, options["database"] or database, timeout)
-        admin = options["admin_user"] or role
-        candidates = passwords.candidates(docker, admin, role, options["admin_password"], options["admin_password_variable"])
-        self.console: Console = open_console(dataclasses.replace(self.login, user=admin), candidates)
-        config = self.console.config()
-        self.version = self.console.version()
-        self.auth_query = bool(config.get("auth_user"))
-        self.file = AuthFile(docker, self.container, config["auth_file"]) if config.get("auth_file") else None
+        super().__init__(docker, options, role, passwords, options["database"] or database, timeout)
+        self.auth_query = bool(self.config.get("auth_user"))
         self.checks = checks_passwords(self.login, pooler=True)
         self.takes = pooler_takes(self.login)
         self.servers = server_keys(self.console, role)
@@ -331,9 +309,6 @@ class Password:
         self.service: str = params["service"]
         self.docker = Docker.from_module(module)
         self.passwords = passwords_of(module, self.docker, self.role)
-        why = unusable(self.passwords.wanted)
-        if why:
-            raise RotationError("Nothing was changed: the password of %s can't be used: %s." % (self.role, why))
         self.container = container_of(self.docker, self.service)
         self.login = Login(
             address_of(self.container, PORT), PORT, self.role, self.passwords.wanted, params["database"], params["connect_timeout"]
@@ -427,16 +402,7 @@ class Password:
 
     def stored(self, session: Session) -> Optional[str]:
         """Read the verifier that the server keeps."""
-        try:
-            value = session.value("SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = %s", (self.role,))
-        except PostgresError as exc:
-            if exc.sqlstate != "42501":
-                raise
-            raise RotationError(
-                "Nothing was changed: %s may not read pg_authid on %s, so it can't be told which password the role has. Log in as a superuser."
-                % (self.module.params["login_user"], self.service)
-            ) from None
-        return None if value is None else str(value)
+        return stored_verifier(session, self.role, self.service, self.module.params["login_user"])
 
     def alter(self, session: Session, verifier: str) -> None:
         """Change the role. The statement holds the verifier only."""
@@ -570,14 +536,7 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {
-                    "service": {"type": "str", "required": True},
-                    "database": {"type": "str"},
-                    "admin_user": {"type": "str"},
-                    "admin_password": {"type": "str", "no_log": True},
-                    "admin_password_variable": {"type": "str", "no_log": False},
-                    "port": {"type": "int"},
-                },
+                "options": dict(CONSOLE_ARGUMENTS, service={"type": "str", "required": True}, database={"type": "str"}),
             },
             **PASSWORD_ARGUMENTS,
             **LOGIN_ARGUMENTS,

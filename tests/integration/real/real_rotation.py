@@ -170,7 +170,7 @@ class Site(Project):
         """Bring every place back to the first passwords, past the modules."""
         self.env(APP_PASSWORD=APP, SUPERUSER_PASSWORD=SUPERUSER, READER_PASSWORD=READER)
         self.compose("up", "-d")
-        until("PostgreSQL", lambda: docker("exec", self.container("postgres"), "pg_isready", "-q", check=False) == "")
+        until("PostgreSQL", lambda: "accepting connections" in docker("exec", self.container("postgres"), "pg_isready", check=False))
         for role, password in (("hapi_app", APP), ("postgres", SUPERUSER), ("reader", READER)):
             self.sql(f"SET password_encryption = 'scram-sha-256'; ALTER ROLE {role} LOGIN PASSWORD $pw${password}$pw$ VALID UNTIL 'infinity'")
         # The entrypoint writes the userlist anew from the environment.

@@ -701,6 +701,27 @@ def test_tcp_probe(deployment: Deployment) -> None:
     assert "path" in deployment.module(3, probe={"port": 8080})["msg"]
 
 
+def test_tcp_probe_finds_the_port_of_a_pooler(deployment: Deployment) -> None:
+    """Images of pgBouncer listen on different ports; the container's environment says on which."""
+
+    def listening(port: int) -> dict[str, Any]:
+        deployment.write_compose(
+            healthcheck="{disable: true}", change=lambda text: text.replace("VERSION: ", "LISTEN_PORT: %d\n      VERSION: " % port))
+        return deployment.module(1, probe={"scheme": "tcp"}, balancer=None, max_surge=0, allow_interruption=True, ready_timeout=5)
+
+    result = listening(8080)
+    assert not result.get("failed"), result
+    result = listening(8081)
+    assert result["failed"]
+    # The one before was stopped for it: one that runs and does not answer yet is better than none.
+    assert ":8081 takes no connection" in result["msg"]
+    assert "It is the only one there is, and was left running." in result["msg"]
+    assert len(deployment.ids()) == 1
+    result = deployment.module(1, probe={"scheme": "tcp", "port": 8080}, balancer=None, max_surge=0, allow_interruption=True)
+    assert not result.get("failed"), result
+    assert result["changed"] is False
+
+
 def test_only_replica_without_room(deployment: Deployment) -> None:
     """Announced and consented: stopped, then started, with the interruption in the plan."""
     deployment.up(1)

@@ -339,7 +339,7 @@ def test_a_user_who_may_only_read_the_console(ask: Callable[..., dict[str, Any]]
         ({"hikari_pool": "other"}, {}, "tells no size of a Hikari pool other at .*Its pools: fhir"),
         ({}, {"service": "hapi-2"}, "The service hapi-2 has no running container"),
         ({}, {"service": "hapi-2", "replicas": 3}, "no running container that could tell the size of its Hikari pools.*hikari_sizes"),
-        ({}, {"actuator_path": "/other"}, "answers HTTP 404 at .*/other/prometheus"),
+        ({}, {"actuator_path": "/other"}, "GET .*/other/prometheus: HTTP 404"),
         ({}, {"project_dir": "/nonexistent"}, "/nonexistent does not exist"),
     ],
 )

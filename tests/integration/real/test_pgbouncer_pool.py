@@ -203,7 +203,7 @@ def live_only(pool: Run, site: Site, service: str, variable: str) -> None:
     assert done["method"] == "set"
     assert done["environment"] == {variable: "30"}
     assert (done["persisted"], done["needs_recreate"]) == (False, True)
-    assert done["settings"] == {"default_pool_size": {"before": "20", "after": "30"}}
+    assert done["settings"] == {"default_pool_size": {"before": "20", "after": "30", "in_file": "20", "on_line": None}}
     assert done["databases"] == {"fhirdb": {"before": 20, "after": 30}}
     assert ids(done["findings"]) == ["pool_live_only"]
     again = both(pool, service, 30)
@@ -274,9 +274,8 @@ def test_a_folder_that_is_mounted(pool: Run, site: Site) -> None:
     docker("restart", "-t", "0", site.ids(service)[0])
     site.wait(service)
     assert site.sizes(service) == ("30", 30)
-    assert pool(service, 20, settings={"default_pool_size": 20, "reserve_pool_size": 0})["changed"]
+    assert pool(service, 20, settings={"default_pool_size": 20, "reserve_pool_size": None})["changed"]
     assert site.sizes(service) == ("20", 20)
-    site.ini(service).write_bytes(site.ini(service).read_bytes().replace(b"reserve_pool_size = 0\n", b""))
     assert site.ini(service).read_bytes() == before
     assert not both(pool, service, 20)["changed"]
     assert site.ids(service) == container
@@ -299,6 +298,64 @@ def test_a_file_that_is_mounted_by_itself(pool: Run, site: Site) -> None:
     assert site.ini("file").stat().st_ino == inode
 
 
+@pytest.mark.parametrize("service", ["folder", "file"])
+@pytest.mark.parametrize("own_size", ["", " pool_size=7"])
+def test_the_way_back_to_an_ini_without_the_setting(pool: Run, site: Site, service: str, own_size: str) -> None:
+    """As the owner left it, without a size, or with one for the database alone; the last line has no ending."""
+    path = site.ini(service)
+    before = path.read_bytes()
+    owner = before.replace(b"  default_pool_size=20\t\n", b"").replace(b" user=app", own_size.encode() + b" user=app")
+    owner = owner.replace(b"# default_pool_size = 99\n", b"").rstrip(b"\n")
+    started = ("20", 7 if own_size else 20)
+    try:
+        path.write_bytes(owner)
+        site.show(service, "RELOAD")
+        assert site.sizes(service) == started
+        settings = {"default_pool_size": 30, "max_client_conn": 300, "reserve_pool_size": 5}
+        done = pool(service, settings=settings)
+        assert done["changed"], done
+        assert site.sizes(service) == ("30", 30)
+        told = done["settings"]
+        assert {name: (item["in_file"], item["on_line"]) for name, item in told.items()} == {
+            "default_pool_size": (None, "7" if own_size else None), "max_client_conn": ("200", None), "reserve_pool_size": (None, None)}  # fmt: skip
+        back = {"settings": {name: item["in_file"] for name, item in told.items()}}
+        back["on_line"] = {name: item["on_line"] for name, item in told.items() if item["on_line"]}
+        predicted = pool(service, check=True, **back)
+        assert path.read_bytes() != owner
+        undone = pool(service, **back)
+        for key in ("changed", "method", "settings", "databases", "diff", "findings", "persisted", "needs_recreate"):
+            assert predicted[key] == undone[key], key
+        assert (undone["changed"], undone["method"], undone["persisted"]) == (True, "reload", True)
+        assert path.read_bytes() == owner
+        assert site.sizes(service) == started
+        assert not both(pool, service, **back)["changed"]
+    finally:
+        path.write_bytes(before)
+        site.show(service, "RELOAD")
+
+
+def test_the_way_back_where_the_image_makes_the_ini(pool: Run, site: Site) -> None:
+    """Nothing is to say the setting any more: what the image writes by itself counts, here the 20 that it had."""
+    service, variable = "prefixed", "PGBOUNCER_DEFAULT_POOL_SIZE"
+    env = (site.dir / ".env").read_text()
+    site.write("compose.d/pgbouncer.yml", json.dumps({"services": {service: {"environment": {variable: "30"}}}}))
+    site.write(".env", env + f"COMPOSE_FILE={site.dir}/docker-compose.yml:{site.dir}/compose.d/pgbouncer.yml\n")
+    try:
+        site.up(service)
+        assert site.sizes(service) == ("30", 30)
+        done = both_live(pool, service, None)
+        assert site.sizes(service) == ("20", 20)
+        assert (done["method"], done["environment"], done["persisted"], done["needs_recreate"]) == ("set", {}, False, True)
+    finally:
+        site.write(".env", env)
+    between = pool(service, None, check=True)
+    assert (between["changed"], between["persisted"], between["needs_recreate"]) == (False, True, True)
+    site.up(service)
+    clean = both(pool, service, None)
+    assert (clean["changed"], clean["persisted"], clean["needs_recreate"], clean["findings"]) == (False, True, False, [])
+    assert site.sizes(service) == ("20", 20)
+
+
 def test_what_a_killed_run_left_is_finished(pool: Run, site: Site) -> None:
     """The file is written, and nobody has read it."""
     path = site.ini("folder")
@@ -313,7 +370,7 @@ def test_what_a_killed_run_left_is_finished(pool: Run, site: Site) -> None:
         site.show("folder", "RELOAD")
 
 
-def both_live(pool: Run, service: str, size: int, **args: Any) -> dict[str, Any]:
+def both_live(pool: Run, service: str, size: int | None, **args: Any) -> dict[str, Any]:
     assert pool(service, size, check=True, **args)["changed"]
     done = pool(service, size, **args)
     assert done["changed"], done

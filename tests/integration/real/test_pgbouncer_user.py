@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._passwords import md5_verifier, scram_verifier
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._pgbouncer import Console
 from ansible_collections.dghs.bd_fhir.plugins.modules import pgbouncer_user
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
@@ -83,6 +84,10 @@ def user(site: Site, run: Run) -> Run:
     return call
 
 
+def listed(site: Site, service: str) -> str:
+    return site.userlist() if service == "pgbouncer" else (site.dir / service / "userlist.txt").read_text(encoding="utf-8")
+
+
 def as_expected(predicted: dict[str, Any], done: dict[str, Any]) -> None:
     """What check mode said is what came."""
     for key in ("changed", "written", "reloaded", "needs_reload", "form_before", "form", "method", "auth_file", "diff", "findings"):
@@ -146,6 +151,31 @@ def test_case_50_the_file_counts_from_the_reload_on(site: Site, user: Run) -> No
     assert done["reloaded"]
     assert site.lets_in("pgbouncer", HOSTILE, "reader")
     assert not user(user="reader", password=HOSTILE)["changed"]
+
+
+@pytest.mark.parametrize("service", ["pgbouncer", "alone"])
+def test_taken_out_by_a_run_that_was_cut_before_its_reload(site: Site, user: Run, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.sql(f"ALTER ROLE reader PASSWORD $pw${HOSTILE}$pw$")
+    user(service=service, user="reader", password=HOSTILE)
+    kept = listed(site, service)
+
+    def cut(console: Console, text: str, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "command", cut)
+        with pytest.raises(KeyboardInterrupt):
+            user(service=service, user="reader", state="absent")
+    assert site.lets_in(service, HOSTILE, "reader"), "the fault is not there: the pooler has read the file by itself"
+    assert site.lets_in(service, APP), "the pooler stopped at what the run has left"
+    as_expected(user(True, service=service, user="reader", state="absent"), done := user(service=service, user="reader", state="absent"))
+    assert (done["changed"], done["written"], done["reloaded"]) == (True, False, True)
+    assert not site.lets_in(service, HOSTILE, "reader")
+    assert site.lets_in(service, APP)
+    assert listed(site, service) == kept.replace(userlist({"reader": HOSTILE}), "")
+    for check in (True, False):
+        assert not user(check, service=service, user="reader", state="absent")["changed"]
+    site.reset()
 
 
 def test_case_9_a_kept_volume_keeps_the_old_password(site: Site, user: Run) -> None:

@@ -159,7 +159,7 @@ def test_a_rotation_with_a_client_that_stays(site: Site, rotation: Rotation, tmp
     assert not rotation.step("started")["changed"], "generated again within a day"
     # The owner's own command makes containers with the password that counts.
     site.compose("up", "-d")
-    assert site.lets_in("pgbouncer", NEW)
+    until("the new containers", lambda: site.lets_in("pgbouncer", NEW))
     back = rotation.all(reverse=True)
     assert back[0]["reverse"]
     assert_everywhere(site, APP, not_any_more=NEW)

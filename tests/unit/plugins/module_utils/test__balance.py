@@ -109,6 +109,9 @@ def test_one_missing_counter_is_enough_to_not_judge_by_counters():
     basis, findings = _balance.judge(seen)[1:]
     assert basis == "none"
     assert named(findings) == [("counter_missing", "hapi-2"), ("cannot_judge", "hapi")]
+    assert "Expose /actuator/prometheus" in findings[0]["hint"]
+    seen.after["hapi-2"] = Count(problem="GET http://172.18.0.4:8080/actuator/prometheus: HTTP 401", status=401)
+    assert "Give a credential" in _balance.judge(seen)[2][0]["hint"]
 
 
 def test_a_header_on_a_part_of_the_answers_is_not_trusted():
@@ -415,7 +418,8 @@ def test_reading_a_count():
         hapi.served = 3
         assert _balance.read_count(Client(), one, "/actuator", "http_server_requests_seconds_count") == Count(3)
         assert _balance.read_count(Client(), one, "/actuator", "other") == Count(None)
-        assert "HTTP 404" in _balance.read_count(Client(), one, "/manage", "x").problem
+        missing = _balance.read_count(Client(), one, "/manage", "x")
+        assert missing == Count(problem="GET %s/manage/prometheus: HTTP 404" % hapi.url, status=404)
         hapi.routes["/actuator/prometheus"] = reply("<html>", "text/html")
         assert "line 1" in _balance.read_count(Client(), one, "/actuator", "x").problem
     assert "nothing listens" in _balance.read_count(Client(), one, "/actuator", "x").problem

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._lock import HostLock, LockError, describe
@@ -64,6 +65,20 @@ def test_held_and_freed(directory: pathlib.Path) -> None:
         pass
     with pytest.raises(LockError, match="not held"):
         lock.fd  # noqa: B018
+
+
+def test_docker_commands_hold_the_lock_of_a_project(directory: pathlib.Path) -> None:
+    class Docker:
+        keep_fds: list[int] = []
+
+        def project_name(self) -> str:
+            return "a/project"
+
+    docker: Any = Docker()
+    lock = HostLock.of_project(docker, {"lock_dir": str(directory), "lock_timeout": 0}, "one")
+    assert docker.keep_fds == [lock.fd]
+    assert json.loads((directory / "a_project.lock").read_text())["what"] == "one"
+    lock.release()
 
 
 def test_names_the_holder(directory: pathlib.Path, holder: subprocess.Popen[str]) -> None:

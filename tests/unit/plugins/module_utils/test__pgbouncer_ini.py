@@ -136,7 +136,7 @@ def test_only_the_bytes_of_the_values_change() -> None:
     ("text", "wanted"),
     [
         ("[pgbouncer]\na = 1\n[users]\n", "[pgbouncer]\na = 1\nx = 2\n[users]\n"),
-        ("[pgbouncer]\na = 1", "[pgbouncer]\na = 1\nx = 2\n"),
+        ("[pgbouncer]\na = 1", "[pgbouncer]\na = 1\nx = 2"),
         ("[pgbouncer]\r\na = 1\r\n", "[pgbouncer]\r\na = 1\r\nx = 2\r\n"),
         ("[pgbouncer]\n", "[pgbouncer]\nx = 2\n"),
         ("[pgbouncer]\n%include /more.ini\n", "[pgbouncer]\nx = 2\n%include /more.ini\n"),
@@ -145,6 +145,17 @@ def test_only_the_bytes_of_the_values_change() -> None:
 def test_a_setting_that_is_not_there_gets_a_line(text: str, wanted: str) -> None:
     ini = read(text, more="b = 1\n")
     assert change(ini, {"x": "2"}, {}) == {MAIN: wanted}
+    assert change(read(wanted, more="b = 1\n"), {"x": None}, {}) == {MAIN: text}
+    both = with_texts(ini, change(ini, {"x": "2", "y": "3"}, {}))
+    assert change(both, {"x": None, "y": None}, {}) == {MAIN: text}
+    one = with_texts(both, change(both, {"x": None, "z": "4"}, {}))
+    assert change(one, {"y": None, "z": None}, {}) == {MAIN: text}
+
+
+def test_a_setting_goes_with_all_its_lines() -> None:
+    ini = read("[pgbouncer] x = 1\n  x=2\t\nb = 1\n%include /more.ini\n'x' = 3", more="; x = 5\nx = 4\n[users]\nx = 6\n[pgbouncer]\n")
+    assert change(ini, {"x": None}, {}) == {MAIN: "[pgbouncer] \nb = 1\n%include /more.ini", "/more.ini": "; x = 5\n[users]\nx = 6\n[pgbouncer]\n"}
+    assert change(ini, {"c": None}, {}) == {}
 
 
 def test_a_setting_is_changed_in_the_file_that_has_it() -> None:
@@ -183,3 +194,9 @@ def test_a_change_is_read_back_and_touches_nothing_else(lines: list[str], ending
 
     assert others(new) == others(ini)
     assert change(new, {"x": value}, {}) == {}
+    gone = with_texts(new, change(new, {"x": None}, {}))
+    assert gone.get("x") is None
+    assert others(gone) == others(ini)
+    assert change(gone, {"x": None}, {}) == {}
+    if ini.get("x") is None:
+        assert gone.texts == ini.texts

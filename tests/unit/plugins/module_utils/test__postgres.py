@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,59 @@ def test_the_environment_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(psycopg2, "connect", lambda **args: given.update(args) or SimpleNamespace(autocommit=False))
     assert _postgres.open_connection(LOGIN).autocommit is True
     assert (given["options"], given["sslmode"], given["passfile"], given["connect_timeout"]) == ("", "prefer", "/dev/null", 5)
+
+
+class Asynchronous:
+    """An asynchronous connection, readable at once, that is ready after so many questions."""
+
+    def __init__(self, states: list[int]) -> None:
+        self.states = states
+        self.closed = False
+        self.pipe, self.other = os.pipe()
+        os.write(self.other, b"x")
+
+    def poll(self) -> int:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def fileno(self) -> int:
+        return self.pipe
+
+    def cursor(self) -> Asynchronous:
+        return self
+
+    def execute(self, statement: str) -> None:
+        self.statement = statement
+
+    def close(self) -> None:
+        self.closed = True
+        os.close(self.pipe)
+        os.close(self.other)
+
+
+READ, OK = psycopg2.extensions.POLL_READ, psycopg2.extensions.POLL_OK
+
+
+def test_a_login_and_a_statement_with_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    connection = Asynchronous([READ, READ, OK])
+    monkeypatch.setattr(psycopg2, "connect", lambda **args: given.update(args) or connection)
+    assert _postgres.open_with_time_limit(LOGIN, 5) is connection
+    assert (given["options"], given["sslmode"], given["passfile"], given["gssencmode"], given["async_"]) == ("", "prefer", "/dev/null", "disable", 1)
+    cursor: Any = _postgres.ask_with_time_limit(connection, "SELECT 1", 5)
+    assert cursor.statement == "SELECT 1"
+    assert not connection.closed
+    connection.states = [READ]
+    with pytest.raises(TimeoutError):
+        _postgres.ask_with_time_limit(connection, "SELECT 2", 0.01)
+    connection.close()
+
+
+def test_a_login_that_takes_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Asynchronous([READ])
+    monkeypatch.setattr(psycopg2, "connect", lambda **args: connection)
+    with pytest.raises(TimeoutError):
+        _postgres.open_with_time_limit(LOGIN, 0.01)
+    assert connection.closed
 
 
 def test_a_password_that_can_not_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:

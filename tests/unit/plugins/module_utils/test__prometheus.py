@@ -9,7 +9,8 @@ import math
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _prometheus
-from ansible_collections.dghs.bd_fhir.tests.unit.plugins.http_stub import FIXTURES
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._fhir import Client
+from ansible_collections.dghs.bd_fhir.tests.unit.plugins.http_stub import FIXTURES, Server, reply
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,18 @@ from hypothesis import strategies as st
 def real() -> list[_prometheus.Sample]:
     """What a HAPI 7.2 server of overlay/ said (Spring Boot 3.2.5)."""
     return list(_prometheus.parse((FIXTURES / "prometheus.txt").read_text()))
+
+
+def test_a_scrape_says_why_there_is_none():
+    page = "<html>s3cret-token</html>"
+    with Server({"/figures": reply("up 1\n", "text/plain"), "/page": reply(page, "text/html")}) as server:
+        client = Client(bearer_token="s3cret-token")
+        assert _prometheus.scrape(client, server.url + "/figures") == [_prometheus.Sample("up", 1.0)]
+        with pytest.raises(_prometheus.PrometheusError, match="HTTP 404") as missing:
+            _prometheus.scrape(client, server.url + "/nothing")
+        with pytest.raises(_prometheus.PrometheusError, match="line 1 .*html>[*]{8}<") as another:
+            _prometheus.scrape(client, server.url + "/page")
+    assert (missing.value.status, another.value.status) == (404, 200)
 
 
 def test_a_real_scrape_is_read_whole():

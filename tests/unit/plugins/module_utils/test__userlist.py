@@ -53,6 +53,16 @@ def test_a_user_goes_with_all_lines() -> None:
     assert userlist.without_user('"a" "b"', "a") == ""
 
 
+def test_a_remark_stands_for_a_user_who_was_taken_out() -> None:
+    after = userlist.taken_out(TEXT, "app")
+    remark = '; "app" was taken out by dghs.bd_fhir, and the pooler has not read that yet'
+    assert after == TEXT.replace('"app" "old"   rest of the line "is" ignored', remark).replace('"app" ""\n', "")
+    assert [item.user for item in userlist.parse(after)] == ['other"user']
+    assert userlist.without_remark(after, "app") == userlist.without_user(TEXT, "app")
+    assert userlist.without_remark(after, 'other"user') == after
+    assert userlist.taken_out(TEXT, "nobody") == TEXT
+
+
 WORD = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 
@@ -65,6 +75,7 @@ def test_what_is_written_is_read(users: dict[str, str], user: str, password: str
     assert {item.user: item.password for item in userlist.parse(after)} == {**users, user: password}
     if user not in users:
         assert userlist.without_user(after, user) == text
+    assert userlist.without_remark(userlist.taken_out(after, user), user) == userlist.without_user(after, user)
 
 
 class Container:
@@ -155,13 +166,15 @@ def test_on_the_host(tmp_path: Path, alone: bool) -> None:
     file = userlist.AuthFile(docker, container, "/u/userlist.txt")
     assert file.method == ("in_place" if alone else "rename")
     for text in ("short\n", "a text that is very much longer than both\n", ""):
+        inode = path.stat().st_ino
         file.write(text)
         assert path.read_text() == text
+        # Of two files that are there at a time; a number that became free may come again later.
+        assert (path.stat().st_ino == inode) == alone
     after = path.stat()
     assert after.st_mode == before.st_mode
     # pgBouncer goes by inode, size and second.
     assert (after.st_ino, int(after.st_mtime)) != (before.st_ino, int(before.st_mtime))
-    assert (after.st_ino == before.st_ino) == alone
     path.unlink()
     with pytest.raises(userlist.UserlistError, match="can't be read"):
         file.read()

@@ -268,7 +268,8 @@ def hikari(sizes: dict[str, float]) -> bytes:
     ("routes", "found"),
     [
         ({"/actuator/prometheus": reply(hikari({"fhir": 5.0, "audit": 2.0}), "text/plain")}, {"fhir": {"p-hapi-1": 5}}),
-        ({}, "answers HTTP 404 at http://127.0.0.1:[0-9]+/actuator/prometheus.*hikari_sizes .fhir"),
+        ({}, "GET http://127.0.0.1:[0-9]+/actuator/prometheus: HTTP 404. Start it.*hikari_sizes .fhir"),
+        ({"/actuator/prometheus": reply({}, status=401)}, "HTTP 401. Give a credential"),
         ({"/actuator/prometheus": reply(b"<html>", "text/html")}, "not in the Prometheus format"),
         ({"/actuator/prometheus": reply(hikari({"Other-1": 5.0}), "text/plain")}, "tells no size of a Hikari pool fhir .*Its pools: Other-1"),
     ],

@@ -202,7 +202,11 @@ def test_a_page_in_place_of_the_figures_is_told(run):
         one.routes["/actuator/health"] = reply("<html>Log in</html>", "text/html")
         one.routes["/actuator/health/readiness"] = reply({}, status=401)
         rc, result = run([one])
+        one.routes["/actuator/prometheus"] = reply({}, status=403)
+        refused = run([one])[1]["findings"][2]
     assert [item["id"] for item in result["findings"]] == ["health_unreadable"] * 2 + ["prometheus_unreadable"]
+    assert (refused["id"], refused["found"]) == ("prometheus_unreadable", "HTTP 403")
+    assert [item["hint"].startswith("Give a credential") for item in (*result["findings"], refused)] == [False, True, False, True]
 
 
 def test_401_and_the_token_nowhere_in_the_result(run):

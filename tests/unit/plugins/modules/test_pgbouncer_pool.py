@@ -25,7 +25,6 @@ from ansible_collections.dghs.bd_fhir.plugins.modules.pgbouncer_pool import (
     check_user,
     names_for,
     normalised,
-    overwrite,
     probes,
     same,
 )
@@ -81,6 +80,9 @@ class FakeConsole:
 
     def command(self, text: str) -> None:
         self.said.append(text)
+        # As a real one does: what does not stand in the file is the default again.
+        self.put("default_pool_size", "20")
+        self.size("20")
         for line in self.reader().splitlines():
             name, dummy, value = line.partition(" = ")
             if name == "default_pool_size":
@@ -258,7 +260,7 @@ def test_an_ignored_setting_is_refused_before_a_change(make: Callable[[str], Sit
     assert site.console.said == []
     listed = run(check=True)
     assert (listed["rc"], listed["changed"], ids(listed)) == (0, False, ["setting_ignored"])
-    assert listed["settings"] == {"default_pool_size": {"before": "20", "after": "20"}}
+    assert listed["settings"] == {"default_pool_size": {"before": "20", "after": "20", "in_file": "20", "on_line": None}}
     assert run(environment_names={"default_pool_size": "POOL_SIZE"})["environment"] == {"POOL_SIZE": "30"}
 
 
@@ -306,6 +308,81 @@ def test_a_line_of_databases_that_nobody_can_change(make: Callable[[str], Site],
     assert site.console.said == []
 
 
+def test_what_stood_nowhere_is_taken_out_again(make: Callable[[str], Site], run: Run) -> None:
+    site = make("1.18")
+    site.mount()
+    owner = INI.replace("default_pool_size = 20\n", "max_client_conn = 100")
+    site.ini.write_text(owner)
+    forward = run()
+    assert forward["settings"] == {"default_pool_size": {"before": "20", "after": "30", "in_file": None, "on_line": None}}
+    assert site.ini.read_text() == owner + "\ndefault_pool_size = 30"
+    predicted = run(check=True, size=None)
+    done = run(size=None)
+    for key in ("changed", "settings", "databases", "method", "persisted", "needs_recreate", "findings", "diff"):
+        assert predicted[key] == done[key]
+    assert (done["changed"], done["method"], done["persisted"], done["needs_recreate"]) == (True, "reload", True, False)
+    assert done["settings"] == {"default_pool_size": {"before": "30", "after": "20", "in_file": "30", "on_line": None}}
+    assert done["databases"] == {"fhirdb": {"before": 30, "after": 20}}
+    assert [(item["before"], item["after"]) for item in done["diff"]] == [
+        ("default_pool_size = 30\n", "default_pool_size = 20\n"), ("default_pool_size = 30\n", "")]  # fmt: skip
+    assert site.ini.read_text() == owner
+    for check in (True, False):
+        assert not run(check, size=None)["changed"]
+
+
+def test_what_stood_nowhere_where_no_default_is_told(make: Callable[[str], Site], run: Run) -> None:
+    """Before 1.15 SHOW CONFIG has no defaults: what RELOAD makes of the file counts."""
+    site = make("1.15-before")
+    for row in site.console.rows["CONFIG"]:
+        row.pop("default", None)
+    site.mount()
+    done = run(size=None)
+    assert (done["changed"], done["method"]) == (True, "reload")
+    assert site.ini.read_text() == INI.replace("default_pool_size = 20\n", "")
+    assert not run(size=None)["changed"]
+
+
+def test_the_line_of_the_database_goes_back_to_its_own(make: Callable[[str], Site], run: Run) -> None:
+    site = make("1.18")
+    site.mount()
+    owner = "[databases]\nfhirdb = host=x password=s3cret pool_size=7\n[pgbouncer]\n"
+    site.ini.write_text(owner)
+    site.console.size("7")
+    # What a line says, the console of this test is told by hand.
+    forward = run(check=True)
+    assert forward["settings"] == {"default_pool_size": {"before": "20", "after": "30", "in_file": None, "on_line": "7"}}
+    site.ini.write_text(owner.replace("=7", "=30") + "default_pool_size = 30\n")
+    site.console.command("RELOAD")
+    back = run(check=True, size=None, on_line={"default_pool_size": "7"})
+    assert back["databases"] == {"fhirdb": {"before": 30, "after": 7}}
+    assert "fhirdb: pool_size = 7\n" in back["diff"][1]["after"]
+    assert run(check=True, size=None)["databases"] == {"fhirdb": {"before": 30, "after": 20}}
+
+
+def test_no_variable_shall_say_a_setting(make: Callable[[str], Site], run: Run) -> None:
+    """The image writes 20 where nothing is said, which is not the default of pgBouncer in this test."""
+    site = make("1.18")
+    for row in site.console.rows["CONFIG"]:
+        if row["key"] == "default_pool_size":
+            row["default"] = "15"
+    site.running = {site.variable: "30"}
+    site.ini.write_text(INI.replace("20", "30"))
+    site.console.set("default_pool_size", "30")
+    done = run(size=None)
+    assert (done["changed"], done["method"], done["environment"], done["persisted"], done["needs_recreate"]) == (True, "set", {}, True, True)
+    assert done["settings"]["default_pool_size"]["after"] == "15"
+    assert "nothing for PGBOUNCER_DEFAULT_POOL_SIZE" in done["findings"][0]["expected"]
+    site.composed = {site.variable: "30"}
+    assert not run(size=None)["persisted"]
+    # The container was made anew.
+    site.composed, site.running = {}, {}
+    site.ini.write_text(INI)
+    site.console.set("default_pool_size", "20")
+    done = run(size=None)
+    assert (done["changed"], done["persisted"], done["needs_recreate"], done["findings"]) == (False, True, False, [])
+    assert site.trials == []
+
+
 def test_a_host_that_has_nothing_yet(make: Callable[[str], Site], run: Run, tmp_path: Path) -> None:
     site = make("1.18")
     site.project_dir = str(tmp_path / "nowhere")
@@ -337,7 +414,7 @@ def test_errors_are_told_and_not_thrown(make: Callable[[str], Site], run: Run, m
     assert "pgbouncer.ini:2" in run()["msg"]
     site.ini.write_text(INI)
     site.mount()
-    monkeypatch.setattr(pgbouncer_pool, "overwrite", lambda *args: (dummy for dummy in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(pgbouncer_pool, "overwrite_file", lambda *args: (dummy for dummy in ()).throw(PermissionError(13, "Permission denied")))
     assert "become" in run()["msg"]
 
 
@@ -349,6 +426,10 @@ def test_errors_are_told_and_not_thrown(make: Callable[[str], Site], run: Run, m
         ({"settings": {"default_pool_sizes": 3}}, ["default_pool_size?"]),
         ({"settings": {"admin_users": "x"}}, ["admin_users"]),
         ({"database": "nope"}, ["nope", "fhirdb"]),
+        ({"on_line": {"min_pool_size": 3}}, ["on_line", "min_pool_size"]),
+        ({"on_line": {"default_pool_size": None}}, ["on_line", "must have a value"]),
+        ({"on_line": {"default_pool_size": "x"}}, ["on_line: default_pool_size", "whole number"]),
+        ({"settings": {}}, ["settings is empty"]),
     ],
 )
 def test_bad_input(make: Callable[[str], Site], run: Run, args: dict[str, Any], words: list[str]) -> None:
@@ -377,16 +458,17 @@ def test_state_of_recorded_answers() -> None:
 
 
 def test_normalised() -> None:
-    assert normalised({"default_pool_size": 30, "query_wait_timeout": "2.5", "pool_mode": "session", "reserve_pool_timeout": 0.5}) == {
-        "default_pool_size": "30", "query_wait_timeout": "2.5", "pool_mode": "session", "reserve_pool_timeout": "0.5",
+    settings = {"default_pool_size": 30, "query_wait_timeout": "2.5", "pool_mode": "session", "reserve_pool_timeout": 0.5, "max_client_conn": None}
+    assert normalised(settings) == {
+        "default_pool_size": "30", "query_wait_timeout": "2.5", "pool_mode": "session", "reserve_pool_timeout": "0.5", "max_client_conn": None,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"max_client_conn": 0}, {"default_pool_size": -1}, {"default_pool_size": 2.5}, {"query_timeout": "5s"}, {"pool_mode": "Session"},
-        {"default_pool_size": None}, {"default_pool_size": [3]}, {"min_pool_size": "1\n2"},
+        {"max_client_conn": 0}, {"default_pool_size": -1}, {"default_pool_size": 2.5}, {"query_timeout": "5s"}, {"pool_mode": "Session"},
+        {"default_pool_size": [3]}, {"min_pool_size": "1\n2"}, {"default_pool_sizes": None},
     ],
 )  # fmt: skip
 def test_settings_that_are_none(settings: dict[str, Any]) -> None:
@@ -457,42 +539,3 @@ def test_files_for_fewer_clients(make: Callable[[str], Site], run: Run) -> None:
     found = run(check=True, settings={"max_client_conn": 2000})
     assert ids(found) == ["file_limit_short"]
     assert ids(run(check=True, settings={"max_client_conn": 500})) == []
-
-
-@pytest.mark.parametrize("new", [b"short\n", b"a much longer text than before\n"])
-def test_overwrite_keeps_the_file(tmp_path: Path, new: bytes) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"what was before\n")
-    inode = path.stat().st_ino
-    overwrite(str(path), new)
-    assert path.read_bytes() == new
-    assert path.stat().st_ino == inode
-
-
-def test_overwrite_is_whole_before_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between writing and cutting leaves empty lines and no rest of the old text."""
-    path = tmp_path / "x"
-    path.write_bytes(b"what was before\n")
-    seen = []
-
-    class Watched:
-        def __init__(self, handle: Any) -> None:
-            self.handle = handle
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            self.handle.close()
-
-        def truncate(self, size: int) -> None:
-            seen.append(path.read_bytes())
-            self.handle.truncate(size)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.handle, name)
-
-    monkeypatch.setattr(pgbouncer_pool, "open", lambda *args: Watched(open(*args)), raising=False)  # noqa: SIM115
-    overwrite(str(path), b"short\n")
-    assert seen == [b"short\n" + b"\n" * 10]
-    assert path.read_bytes() == b"short\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _rotation
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._passwords import scram_verifier
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._rotation import Attempt, Passwords
 from ansible_collections.dghs.bd_fhir.plugins.modules import pgbouncer_user
@@ -103,12 +104,23 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             assert OLD not in str(values)
             assert NEW not in str(values)
 
+    def container(docker: Any, service: str) -> Container:
+        return Container()
+
+    def address(container: Any, port: int) -> str:
+        return "192.0.2.1"
+
     for name, value in {
-        "container_of": lambda docker, service: Container(),
-        "address_of": lambda container, port=0: "192.0.2.1",
+        "container_of": container,
+        "address_of": address,
         "port_of": lambda docker, container: 6432,
         "open_console": lambda login, candidates: item,
         "AuthFile": lambda docker, container, path: File(item),
+    }.items():
+        monkeypatch.setattr(_rotation, name, value)
+    for name, value in {
+        "container_of": container,
+        "address_of": address,
         "ChangeGuard": Guard,
         "pooler_takes": item.takes,
         "checks_passwords": lambda login, pooler: True,
@@ -147,13 +159,50 @@ def test_check_real_again_and_away(run: Run, world: World) -> None:
     assert done["diff"]["after"] == "app: plain (changed, hidden)\n"
     for check in (True, False):
         assert not run(check)["changed"]
-    gone = {"state": "absent", "password": None}
-    predicted, done = run(True, **gone), run(**gone)
+    predicted, done = run(True, **GONE), run(**GONE)
     assert predicted["changed"]
     assert predicted["diff"] == done["diff"]
-    assert world.loaded == "; ours\n"
+    assert world.text == "; ours\n"
+    assert '"app"' not in world.loaded.replace(REMARK, "")
     for check in (True, False):
-        assert not run(check, **gone)["changed"]
+        assert not run(check, **GONE)["changed"]
+
+
+GONE = {"state": "absent", "password": None}
+REMARK = '; "app" was taken out by dghs.bd_fhir, and the pooler has not read that yet\n'
+
+
+@pytest.mark.parametrize("auth_user", ["", "asker"])
+def test_taken_out_and_cut_before_the_reload(run: Run, world: World, monkeypatch: pytest.MonkeyPatch, auth_user: str) -> None:
+    """Nothing tells whether the pooler still knows a user but what stands in the place of the user."""
+    world.settings["auth_user"] = auth_user
+    world.events.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "command", lambda text: (dummy for dummy in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(**GONE)
+    assert world.text == "; ours\n" + REMARK
+    assert '"app"' in world.loaded
+    predicted = run(True, **GONE)
+    world.events.clear()
+    done = run(**GONE)
+    for found in (predicted, done):
+        assert (found["changed"], found["written"], found["reloaded"]) == (True, False, True)
+    assert world.events == ["step RELOAD", "RELOAD", "write", "close"]
+    assert world.text == "; ours\n"
+    assert not run(**GONE)["changed"]
+
+
+def test_taken_out_and_not_to_be_read_yet(run: Run, world: World) -> None:
+    found = run(reload=False, **GONE)
+    assert (found["written"], found["reloaded"], found["needs_reload"]) == (True, False, True)
+    assert world.text == "; ours\n" + REMARK
+    found = run(reload=False, **GONE)
+    assert (found["changed"], found["needs_reload"]) == (False, True)
+    # Who comes back takes the remark's place.
+    assert run()["written"]
+    assert world.text == '; ours\n"app" "new-S3""cret-word"\n'
+    assert not run()["changed"]
 
 
 def test_case_50_laid_ready_first_and_loaded_later(run: Run, world: World) -> None:

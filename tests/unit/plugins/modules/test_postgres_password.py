@@ -129,12 +129,17 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(_rotation.time, "sleep", lambda seconds: None)
     for name, value in {
         "container_of": lambda docker, service: service,
-        "address_of": lambda container, port=0: "192.0.2.1",
+        "address_of": lambda container, port: "192.0.2.1",
         "port_of": lambda docker, container: 6432,
-        "connect": item.connect,
-        "attempt": item.attempt,
         "open_console": lambda login, candidates: Console(),
         "AuthFile": lambda docker, container, path: File(item),
+    }.items():
+        monkeypatch.setattr(_rotation, name, value)
+    for name, value in {
+        "container_of": lambda docker, service: service,
+        "address_of": lambda container, port: "192.0.2.1",
+        "connect": item.connect,
+        "attempt": item.attempt,
         "ChangeGuard": Guard,
     }.items():
         monkeypatch.setattr(postgres_password, name, value)
