@@ -664,6 +664,12 @@ def test_the_repository_keeps_the_rule(rule: Rule, clean: Path) -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_the_labs_second_inventory_is_the_first() -> None:
+    """A link would do, but ansible-test allows none between folders."""
+    first, second = (load(ROOT / "inventories" / name / "group_vars/fhir_hosts.yml") for name in ("lab", "lab-second"))
+    assert first == second
+
+
 # --- each rule goes red --------------------------------------------------------------------------------------------
 
 
