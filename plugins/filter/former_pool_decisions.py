@@ -45,6 +45,8 @@ RETURN = r"""
 _value:
   description:
     - As from P(dghs.bd_fhir.pool_decisions#filter). A database whose V(max_connections) is V(null) gets back what its C(postgresql.conf) says.
+    - A setting of the pooler that is V(null) stood nowhere before. C(on_line) has what the database's line in the file of pgBouncer said
+      of one. M(dghs.bd_fhir.pgbouncer_pool) takes both as they are.
     - C(fits) is whether the replicas that were counted fit into the former pool.
   type: dict
   sample:
@@ -63,6 +65,7 @@ _value:
       fits: true
       least_pool: 15
       needed: 25
+      on_line: {}
       pool: 20
       settings: {default_pool_size: '20'}
       side: {database: fhirdb, database_service: postgres-fhir, name: fhir}

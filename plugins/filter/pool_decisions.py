@@ -90,6 +90,7 @@ _value:
       fits: true
       least_pool: 30
       needed: 35
+      on_line: {}
       pool: 30
       settings: {default_pool_size: 30}
       side: {database: fhirdb, database_service: postgres-fhir, name: fhir}

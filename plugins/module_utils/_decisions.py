@@ -7,7 +7,8 @@
 
 A budget is what connection_budget_info returns. A memory is what the role's fragment keeps of a side from before its first change:
 settings (name -> what it was, what was written), databases (service -> max_connections, and the file that it came from) and written
-(service -> max_connections).
+(service -> max_connections); where there are any, unset (settings that stood nowhere) and on_line (setting -> what the database's line
+in pgBouncer's own file said).
 """
 
 from __future__ import annotations
@@ -61,12 +62,13 @@ class Decision:
     pool: int  # server connections that HAPI's pool then gives
     least_pool: int  # those without which HAPI does not work
     capped_by: str  # what makes the pool smaller than its wanted size, if anything does
-    settings: dict[str, Any]  # of the pooler
+    settings: dict[str, Any]  # of the pooler; None for one that shall stand nowhere
     databases: dict[str, Optional[int]]  # service -> max_connections, standbys first
     needed: int  # max_connections below which somebody may be refused
     fits: bool
     touched: bool  # whether there is something to do, or was in an earlier run that may have been cut short
     changes: tuple[Change, ...]
+    on_line: dict[str, str] = field(default_factory=dict)  # what the database's line says of a setting, where it is not the same
 
     def report(self) -> dict[str, Any]:
         """Return the decision as Ansible takes it."""
@@ -282,7 +284,7 @@ def decide_all(budget: Report, sides: Iterable[Report], memory: Report, margin: 
 
 
 def remember(memory: Report, decisions: Mapping[str, Report], budget: Report, before: Report) -> dict[str, Any]:
-    """Return the memory with what each touched side is now and shall be; before: side -> setting -> {before}.
+    """Return the memory with what each touched side is now and shall be; before: side -> setting -> {before, in_file, on_line}.
 
     What was remembered first stays: the way back leads to the owner's own sizes, not to those of the last run.
     """
@@ -295,7 +297,12 @@ def remember(memory: Report, decisions: Mapping[str, Report], budget: Report, be
         kept = old.get("settings", {})
         # A dry run may not have learned what a setting is.
         first = {item: kept[item][0] if item in kept else now.get(item, {}).get("before") for item in settings}
+        new = {item: now[item] for item in settings if item in now and item not in kept}
+        unset = {item for item, told in new.items() if told.get("in_file", "") is None}
+        lines = {item: told["on_line"] for item, told in new.items() if told.get("on_line") is not None}
+        places = {"unset": sorted(unset | set(old.get("unset", ()))), "on_line": {**lines, **old.get("on_line", {})}}
         found[name] = {
+            **{place: value for place, value in places.items() if value},
             "settings": {**kept, **{item: [first[item], value] for item, value in settings.items()}},
             # With the file that the value comes from: one of our own kind is put back, any other needs only that ours goes.
             "databases": {
@@ -313,7 +320,10 @@ def remember(memory: Report, decisions: Mapping[str, Report], budget: Report, be
 def go_back(side: Report, report: Report, memory: Report) -> Decision:
     """Return what one side becomes on the way back. What the owner has changed since is the owner's."""
     kept, pooler = memory.get("settings", {}), report["pooler"]
-    settings = {name: values[0] for name, values in kept.items() if not (pooler and setting_moved(report, name, values))}
+    going = [name for name, values in kept.items() if not (pooler and setting_moved(report, name, values))]
+    on_line = {name: value for name, value in memory.get("on_line", {}).items() if name in going}
+    # What HAPI's pool then has: its line's own word counts more than the setting.
+    settings = {name: on_line.get(name, kept[name][0]) for name in going}
     databases = former_databases(side, report, memory)
     former = {service: values[0] for service, values in memory.get("databases", {}).items()}
     pool = pool_with(report, settings) if pooler else {"effective": report["hikari"]["demand"]}
@@ -323,7 +333,8 @@ def go_back(side: Report, report: Report, memory: Report) -> Decision:
         pool=pool["effective"],
         least_pool=least,
         capped_by=capped_by(pool, number(settings.get(POOL_SIZE))) if pooler else "",
-        settings=settings,
+        settings={name: None if name in memory.get("unset", ()) else kept[name][0] for name in going},
+        on_line=on_line,
         databases=databases,
         needed=needed_with(report, settings),
         # A pool that is not made smaller does not bar the way.

@@ -340,6 +340,23 @@ def test_back_to_what_was() -> None:
     assert (change.value, change.lower, change.restart) == (None, True, "window")
 
 
+def test_what_stood_nowhere_stands_nowhere_again() -> None:
+    """A mounted ini without a line for the setting gets none, and the line of a database its own word."""
+    item = side(5)
+    told = {"default_pool_size": {"before": "20", "after": "30", "in_file": None, "on_line": "12"},
+            "max_db_connections": {"before": "25", "after": "40", "in_file": "25", "on_line": None}}
+    decision = replace(decide(item), settings={"default_pool_size": 30, "max_db_connections": 40})
+    memory = decisions.remember({}, {"fhir": decision.report()}, counted(item), {"fhir": told})["fhir"]
+    assert (memory["unset"], memory["on_line"]) == (["default_pool_size"], {"default_pool_size": "12"})
+    # A second run sees what the first has written, and remembers the same.
+    later = {name: {"before": str(decision.settings[name]), "in_file": str(decision.settings[name]), "on_line": "30"} for name in told}
+    assert decisions.remember({"fhir": memory}, {"fhir": decision.report()}, counted(item), {"fhir": later})["fhir"] == memory
+    found = back(applied(item, decision), memory)
+    assert found.settings == {"default_pool_size": None, "max_db_connections": "25"}
+    assert found.on_line == {"default_pool_size": "12"}
+    assert found.pool == 12
+
+
 def test_what_came_from_alter_system_is_put_back_by_it() -> None:
     memory = tuned_memory(databases={"postgres": [30, AUTO], "standby": [35, ""]}, written={"postgres": 40, "standby": 40})
     found = back(replace(TUNED, standbys=(standby(40),)), memory)

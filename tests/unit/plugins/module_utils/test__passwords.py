@@ -142,7 +142,9 @@ def test_unusable(password: str, words: str) -> None:
     assert password.strip() == "" or password not in found
 
 
-@pytest.mark.parametrize("password", ["%s$PATH @:/#,;\" ''\\!&*{}`~ বাংলা-য়\\", "$a", "#b", "{$}", "x" * 128, "md5", pytest.param(passwords.generate(), id="generated")])
+@pytest.mark.parametrize("password", [
+    "%s$PATH @:/#,;\" ''\\!&*{}`~ বাংলা-য়\\", "$a", "#b", "{$}", "x" * 128, "md5", pytest.param(passwords.generate(), id="generated"),
+])  # fmt: skip
 def test_usable(password: str) -> None:
     assert passwords.unusable(password) is None
 
