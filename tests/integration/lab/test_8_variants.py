@@ -124,8 +124,8 @@ TABLE = [
     Variant("ini", "free", "session", "other", False),
     Variant("ini", "container_name", "session", "pilot", True),
 ]
-# A row takes about five minutes: these are in every run, and the table as a whole in make test-all.
-QUICK = TABLE[:3]
+# A row takes about five minutes: the one that differs most from the pilot is in every run, the table as a whole in make test-all.
+QUICK = TABLE[1]
 
 
 def test_every_two_values_meet_in_a_row() -> None:
@@ -137,9 +137,6 @@ def test_every_two_values_meet_in_a_row() -> None:
     met = {((one, getattr(row, one)), (other, getattr(row, other))) for row in TABLE for one, other in itertools.combinations(VALUES, 2)}
     assert wanted - met == set()
     assert len(set(TABLE)) == len(TABLE)
-    # The other tests of the lab have the pilot itself; with it, the rows of every run show each value once.
-    shown = (Variant("bitnami", "free", "session", "pilot", False), *QUICK)
-    assert all({getattr(row, name) for row in shown} == set(values) for name, values in VALUES.items())
 
 
 def take_away(directory: str) -> None:
@@ -156,7 +153,7 @@ def pilot_again() -> Iterator[None]:
     until("one healthy replica", 180, lambda: healthy(1))
 
 
-@pytest.fixture(params=[pytest.param(row, id=str(row), marks=() if row in QUICK else pytest.mark.full) for row in TABLE])
+@pytest.fixture(params=[pytest.param(row, id=str(row), marks=() if row == QUICK else pytest.mark.full) for row in TABLE])
 def variant(request: pytest.FixtureRequest, pilot_again: None) -> Iterator[Variant]:
     row: Variant = request.param
     take_away(PROJECT)

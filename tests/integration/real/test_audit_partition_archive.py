@@ -259,6 +259,7 @@ def test_case_85_months_between_are_closed(site: Site, run: Run) -> None:
     refused(run, site, *words, state="attached", partition="audit_events_2025_03")
 
 
+@pytest.mark.full
 def test_case_85_what_has_changed_since(site: Site, run: Run) -> None:
     """Columns come and go, triggers and checks are added: rows are what they were, or stay where they are."""
     columns = "id, event_time, event_type, outcome, client_id, request_id, method, path, status, duration_ms, replica"
@@ -356,6 +357,7 @@ def test_case_84_a_corrupt_dump_drops_nothing(site: Site, run: Run, monkeypatch:
     refused(run, site, "is damaged", "was altered", state="attached", partition=EVENTS)
 
 
+@pytest.mark.full
 def test_case_84_rows_that_come_late(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the archive, and right before the drop: seen under the lock, and attached again."""
     original = _partition_archive.detach
@@ -420,6 +422,7 @@ def test_case_76_a_referenced_partition_is_refused_early(site: Site, run: Run) -
 # --- locks ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_under_load_no_insert_fails_and_none_waits(site: Site, run: Run) -> None:
     site.script("GRANT USAGE ON SCHEMA audit TO hapi_app; GRANT INSERT ON audit.audit_events TO hapi_app")
     args = {"state": "dropped", "partition": EVENTS}
@@ -443,6 +446,7 @@ def test_under_load_no_insert_fails_and_none_waits(site: Site, run: Run) -> None
     assert not site.exists()
 
 
+@pytest.mark.full
 def test_a_default_partition_forbids_concurrently(site: Site, run: Run) -> None:
     """Then the lock is short, and tried for again."""
     site.script("CREATE TABLE audit.audit_events_default PARTITION OF audit.audit_events DEFAULT")
@@ -465,6 +469,7 @@ def test_a_default_partition_forbids_concurrently(site: Site, run: Run) -> None:
     assert site.content() == before
 
 
+@pytest.mark.full
 def test_a_month_between_others_leaves_an_empty_one(site: Site, run: Run) -> None:
     """By its size, say. There is never a hole, and a second run has nothing to do."""
     site.script(
@@ -695,6 +700,7 @@ def test_what_can_not_go_well_is_refused(full_site: Site, run: Run) -> None:
     refused(run, site, "rahim@console", checks=(False,), state="archived", **old)
 
 
+@pytest.mark.full
 def test_the_upkeep_puts_a_hole_right(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that runs while a month from the middle is detached attaches it again: it is not dropped behind its back."""
     original = _partition_archive.drop_exactly
