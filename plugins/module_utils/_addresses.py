@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which of a container's addresses answers. Needs nothing of Ansible, since the audit job on a host has none."""
+"""Which of a container's addresses answers. Apart from _replicas, so that what only speaks to a database loads nothing of HTTP."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._replicas import choose_address
+from ._addresses import choose_address
 
 if TYPE_CHECKING:
     from ._compose import Container, Docker

@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import copy
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from ._addresses import choose_address, listening
 from ._compose import COMPOSE_ARGUMENTS, Docker
 from ._fhir import HttpError, base_url, check_url, origin, public_url
 
@@ -58,27 +58,6 @@ class Replica:
         if self.state != "running":
             return "the container is %s (exit code %d)" % (self.state, self.exit_code)
         return "the container has no address: it is on no network"
-
-
-def listening(address: str, port: int, timeout: float = 2.0) -> bool:
-    """Tell whether something accepts TCP connections at an address."""
-    try:
-        with socket.create_connection((address, port), timeout):
-            return True
-    except OSError:
-        return False
-
-
-def choose_address(addresses: Sequence[str], port: int, probe: Callable[[str, int], bool] = listening) -> str:
-    """Return the first address that accepts connections, else the first one, else ''.
-
-    A container on several networks need not listen on, or let through, all of them.
-    """
-    if len(addresses) > 1:
-        for address in addresses:
-            if probe(address, port):
-                return address
-    return addresses[0] if addresses else ""
 
 
 def from_container(container: Container, port: int, probe: Callable[[str, int], bool] = listening) -> Replica:

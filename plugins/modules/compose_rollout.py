@@ -95,7 +95,7 @@ options:
     description:
       - Seconds within which a new replica has to be ready.
       - One that is not, or that exits or restarts before, is removed, and the module fails with its last log lines.
-        One that runs and is the only one there is stays.
+        One that runs without a restart and is the only one there is stays.
     type: int
     default: 300
   settle:
@@ -864,9 +864,9 @@ class Roller:
                 )
             seconds = self.await_ready(made)
         except RolloutError as exc:
-            running = [item.id for item in self.docker.containers(self.service) if item.state == "running"]
-            if running == [made.id]:
-                # It may serve after all, and without it there is nothing.
+            running = [item for item in self.docker.containers(self.service) if item.state == "running"]
+            if [item.id for item in running] == [made.id] and running[0].restart_count == made.restart_count:
+                # It runs, and may serve after all; without it there is nothing. One that keeps ending is no better than none.
                 raise RolloutError("%s It is the only one there is, and was left running." % exc) from None
             self.discard(made)
             raise RolloutError("%s The new replica was removed, the others were left as they are." % exc) from None

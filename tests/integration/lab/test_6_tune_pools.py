@@ -237,6 +237,7 @@ def test_a_killed_run_is_finished_by_the_next(untuned: None, moment: str, whom: 
         doomed = Background("tune_pools", *FIVE, *CONSENT)
         until(moment, 240, lambda: MOMENTS[moment](since))
         if whom == "module":
+            until("a module at work", 60, modules_at_work)
             for process in modules_at_work():
                 on_host("kill", "-9", str(process), check=False)
         doomed.kill()

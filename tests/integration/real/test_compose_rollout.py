@@ -720,6 +720,11 @@ def test_tcp_probe_finds_the_port_of_a_pooler(deployment: Deployment) -> None:
     result = deployment.module(1, probe={"scheme": "tcp", "port": 8080}, balancer=None, max_surge=0, allow_interruption=True)
     assert not result.get("failed"), result
     assert result["changed"] is False
+    # One that keeps ending is no better than none.
+    deployment.write_env(CRASH_AFTER="0.5")
+    result = listening(8080)
+    assert "did not stay up" in result["msg"]
+    assert not deployment.ids()
 
 
 def test_only_replica_without_room(deployment: Deployment) -> None:

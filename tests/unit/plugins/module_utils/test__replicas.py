@@ -7,7 +7,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _compose, _replicas
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _addresses, _compose, _replicas
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._fhir import HttpError
 from ansible_collections.dghs.bd_fhir.tests.unit.plugins.http_stub import Server
 
@@ -42,14 +42,14 @@ def test_of_several_addresses_the_one_that_listens_is_taken():
 
 
 def test_a_single_address_is_not_probed_first():
-    assert _replicas.choose_address(["10.0.0.1"], 1, lambda *args: pytest.fail("probed")) == "10.0.0.1"
-    assert _replicas.choose_address([], 1) == ""
+    assert _addresses.choose_address(["10.0.0.1"], 1, lambda *args: pytest.fail("probed")) == "10.0.0.1"
+    assert _addresses.choose_address([], 1) == ""
 
 
 def test_listening_is_measured():
     with Server() as server:
-        assert _replicas.listening(server.address, server.port)
-    assert not _replicas.listening(server.address, server.port)
+        assert _addresses.listening(server.address, server.port)
+    assert not _addresses.listening(server.address, server.port)
 
 
 @pytest.mark.parametrize("state", ["exited", "created", "restarting", "dead", "paused"])
