@@ -24,13 +24,13 @@ import uuid
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.common.parameters import remove_values
+from typing import TYPE_CHECKING, Any, Optional
 
 from ._compose import ComposeError, Docker
 from ._files import replace_file, sync_directory
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
 
 STATE_DIR = "/var/lib/dghs-bd-fhir"
 DEFAULT_TTL = 900
@@ -692,6 +692,9 @@ class ChangeGuard:
         """Record one change right before it is made. before and after must hold no secret. Raises ChangeError."""
         if self._store is None or self._module.check_mode:
             return
+        # Not at the top: the audit job on a host uses this file too, and has no Ansible.
+        from ansible.module_utils.common.parameters import remove_values
+
         hidden = self._module.no_log_values
         values = {
             "module": str(self._module._name).rpartition(".")[2],
