@@ -40,11 +40,13 @@ from ._cron import daemons, faults_of, field_values, file_faults, next_time
 from ._files import replace_file
 from ._findings import finding
 from ._partition_catalog import (
-    BUSY,
     CALLERS,
+    READ_LOCK_TIMEOUT,
+    READ_TIMEOUT,
     CatalogError,
     TableReport,
-    apply,
+    attempt,
+    converge,
     denied,
     iso,
     judge_maintenance,
@@ -63,11 +65,6 @@ PORT = 5432
 TOKEN_VARIABLE = "BD_FHIR_CHANGE_TOKEN"  # noqa: S105 - a name; what it holds is a number, no secret
 # Directories that cron leaves out of PATH.
 SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-
-# Seconds, as the module audit_partition has them: a detached month is read before it is attached, and it may be a large one.
-READ_TIMEOUT = 3600
-READ_LOCK_TIMEOUT = 30
-ROUNDS = 3
 
 # Exit codes: all is well; something is wrong or could not be put right; it could not be looked; it can't be worked with this
 # configuration; another run is still at work.
@@ -404,35 +401,22 @@ def upkeep(
     if report.parent is None or not report.plan:
         return report
     why = denied(session, server, report.parent, report.plan)
-    failed: dict[tuple[Any, ...], str] = {}
-    for _round in range(0 if why else ROUNDS):
-        steps = [step for step in report.plan if key_of(step) not in failed]
-        if not steps:
-            break
-        for step in steps:
-            try:
-                changes.step(step)
-                moved = apply(session, step, config.lock_timeout_seconds, config.lock_tries)
-            except ChangeError as exc:
-                # Nothing more is changed, and the check goes on.
-                why = str(exc)
-                break
-            except (CatalogError, PostgresError) as exc:
-                if getattr(exc, "kind", "") == "lost":
-                    raise
-                failed[key_of(step)] = "%s of %s: %s" % (step.action, step.partition, exc)
-                if getattr(exc, "sqlstate", "") in BUSY:
-                    # The others would meet the same lock.
-                    break
-                continue
+    texts = [why] if why else []
+
+    def carry_out(step: Step) -> Optional[PostgresError]:
+        changes.step(step)
+        moved, told = attempt(session, step, config.lock_timeout_seconds, config.lock_tries)
+        if told is None:
             outcome.steps.append(step_report(step))
             outcome.rows_moved += moved
-        report = look(session, server, config.schema, report.name, settings, now)
-        # A step that failed and is not needed any more was somebody else's who did the same.
-        if why or any(key_of(step) in failed for step in report.plan):
-            break
-    left = {key_of(step) for step in report.plan}
-    texts = [text for key, text in failed.items() if key in left] + ([why] if why else [])
+        return told
+
+    if not why:
+        try:
+            report, texts = converge(session, server, report, settings, now, carry_out)
+        except ChangeError as exc:
+            # Nothing more is changed, and the check goes on.
+            report, texts = look(session, server, report.schema, report.name, settings, now), [str(exc)]
     if texts:
         outcome.add(
             finding(
@@ -441,11 +425,6 @@ def upkeep(
             )
         )  # fmt: skip
     return report
-
-
-def key_of(step: Step) -> tuple[Any, ...]:
-    """Return what tells one step from another. Pure."""
-    return step.action, step.partition_schema, step.partition, step.lower, step.upper
 
 
 # --- telling -------------------------------------------------------------------------------------------------------
@@ -575,10 +554,14 @@ def alert(command: Sequence[str], timeout: float, message: Mapping[str, Any]) ->
 
 
 class Log:
-    """Lines with the time in UTC. What can't be written into the file goes to standard error, which cron sends by mail."""
+    """Lines with the time in UTC. What can't be written into the file goes to standard error, which cron sends by mail.
 
-    def __init__(self, path: str = "") -> None:
+    So do all lines where there is no file and JSON is printed: a program reads the standard output then.
+    """
+
+    def __init__(self, path: str = "", print_json: bool = False) -> None:
         self.path = path
+        self.print_json = print_json
         self.problem = ""
 
     def write(self, lines: Sequence[str]) -> None:
@@ -594,7 +577,7 @@ class Log:
                 return
             except OSError as exc:
                 self.problem = "%s can't be written by %s: %s" % (self.path, _me(), exc.strerror)
-        stream = sys.stderr if self.path else sys.stdout
+        stream = sys.stderr if self.path or self.print_json else sys.stdout
         stream.buffer.write(data)
         stream.flush()
 
@@ -890,7 +873,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             return loop(arguments.config, arguments.minute, arguments.hour)
         config = read_config(arguments.config)
         if arguments.command == "run":
-            return run(config, Log(arguments.log), arguments.scheduled, os.environ.get(TOKEN_VARIABLE, ""), arguments.json)
+            return run(config, Log(arguments.log, arguments.json), arguments.scheduled, os.environ.get(TOKEN_VARIABLE, ""), arguments.json)
         if arguments.command == "check":
             return check(config, moment_of(arguments.now), arguments.json)
         if arguments.command == "remember-function":

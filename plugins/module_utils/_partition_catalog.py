@@ -68,6 +68,11 @@ DEFAULT_LOCK_TRIES = 10
 
 # A lock was not got in time, or two wanted each other's.
 BUSY = ("55P03", "40P01")
+# How many times a table is read again because something has changed meanwhile.
+ROUNDS = 3
+# Seconds. The rows of a detached month are read before it is attached, and it may be a large one.
+READ_TIMEOUT = 3600
+READ_LOCK_TIMEOUT = 30
 # No such table any more, or no such schema.
 GONE = ("42P01", "3F000")
 DENIED = "42501"
@@ -727,6 +732,59 @@ def apply(
         % (step.action, step.schema, step.partition or step.table, tries, lock_timeout, _holders(session, step), told),
         told.kind, told.sqlstate,
     )  # fmt: skip
+
+
+def attempt(session: Session, step: Step, lock_timeout: float, tries: int) -> tuple[int, Optional[PostgresError]]:
+    """Carry out one step; return the rows that it moved, and the error that it ended with. Raises PostgresError when the session is lost."""
+    try:
+        return apply(session, step, lock_timeout, tries), None
+    except PostgresError as exc:
+        if exc.kind == "lost":
+            raise
+        return 0, PostgresError("%s of %s: %s" % (step.action, step.partition, exc), exc.kind, exc.sqlstate)
+    except CatalogError as exc:
+        return 0, PostgresError("%s of %s: %s" % (step.action, step.partition, exc))
+
+
+def converge(
+    session: Session,
+    server: Server,
+    report: TableReport,
+    settings: Settings,
+    now: datetime,
+    carry_out: Callable[[Step], Optional[PostgresError]],
+) -> tuple[TableReport, list[str]]:
+    """Carry out the plan of a table; return what it is like afterwards, and why steps that are still needed failed.
+
+    What has changed meanwhile is read again, and planned anew. A step that fails keeps no other from being tried, but for those that
+    would wait for the same lock. Raises what carry_out raises, and PostgresError when the session is lost.
+    """
+    failed: dict[tuple[Any, ...], str] = {}
+    for _round in range(ROUNDS):
+        if not report.plan:
+            break
+        busy: set[str] = set()
+        left_out: set[str] = set()  # partitions
+        for step in report.plan:
+            if lock_of(step) in busy or step.partition in left_out:
+                continue
+            told = carry_out(step)
+            if told:
+                failed[key_of(step)] = str(told)
+                left_out.add(step.partition)
+                if told.sqlstate in BUSY:
+                    busy.add(lock_of(step))
+        report = look(session, server, report.schema, report.name, settings, now)
+        if any(key_of(step) in failed for step in report.plan):
+            break
+    left = {key_of(step) for step in report.plan}
+    # A step that failed and is not needed any more was somebody else's who did the same.
+    return report, [text for key, text in failed.items() if key in left]
+
+
+def key_of(step: Step) -> tuple[Any, ...]:
+    """Return what tells one step from another. Pure."""
+    return step.action, step.partition_schema, step.partition, step.lower, step.upper
 
 
 def _holders(session: Session, step: Step) -> str:

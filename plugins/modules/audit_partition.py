@@ -203,26 +203,28 @@ findings:
 """
 
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._partition_catalog import (
-    BUSY,
     DEFAULT_LOCK_TIMEOUT,
     DEFAULT_LOCK_TRIES,
     PARTITION_ARGUMENTS,
+    READ_LOCK_TIMEOUT,
+    READ_TIMEOUT,
     CatalogError,
     Reading,
     TableReport,
-    apply,
+    attempt,
     bounds_text,
+    converge,
     denied,
     judge,
     judge_maintenance,
-    lock_of,
     look,
     moment_of,
     predicted,
@@ -235,12 +237,6 @@ from ..module_utils._partitions import PartitionError, Server, Settings, Step, u
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
 
 PORT = 5432
-# Seconds. The rows of a detached month are read before it is attached, and it may be a large one.
-READ_TIMEOUT = 3600
-READ_LOCK_TIMEOUT = 30
-# How many times a table is read again because something has changed meanwhile.
-ROUNDS = 3
-
 # What must not be left of a table, or rows are or will be refused or lie in the wrong place. Others are told and no failure.
 UNSETTLED = (
     "default_rows",
@@ -254,11 +250,6 @@ UNSETTLED = (
     "sub_partitions",
     "zone_disagrees",
 )
-
-
-def key_of(step: Step) -> tuple[Any, ...]:
-    """Return what tells one step from another. Pure."""
-    return step.action, step.partition_schema, step.partition, step.lower, step.upper
 
 
 def unsettled(report: TableReport, settings: Settings) -> list[str]:
@@ -373,54 +364,23 @@ class Upkeep:
                 after = TableReport(report.schema, report.name)
                 judge(after, Reading(predicted(report.parent, report.plan), report.unseen), server, self.settings, now)
         else:
-            after = self.converge(session, server, report, now)
+            after, texts = converge(session, server, report, self.settings, now, partial(self.carry_out, session))
+            if texts:
+                self.errors[report.name] = texts
         left = unsettled(after, self.settings)
         if left:
             self.errors.setdefault(report.name, []).extend(left)
         return after
 
-    def converge(self, session: Session, server: Server, report: TableReport, now: datetime) -> TableReport:
-        """Carry out the plan of a table. What has changed meanwhile is read again, and planned anew."""
-        failed: dict[tuple[Any, ...], str] = {}
-        for _round in range(ROUNDS):
-            busy: set[str] = set()
-            left_out: set[str] = set()  # partitions
-            for step in report.plan:
-                if lock_of(step) in busy or step.partition in left_out:
-                    continue
-                told = self.carry_out(session, step)
-                if told:
-                    failed[key_of(step)] = str(told)
-                    left_out.add(step.partition)
-                    if told.sqlstate in BUSY:
-                        busy.add(lock_of(step))
-            if not report.plan:
-                break
-            report = look(session, server, report.schema, report.name, self.settings, now)
-            if any(key_of(step) in failed for step in report.plan):
-                break
-        left = {key_of(step) for step in report.plan}
-        # A step that failed and is not needed any more was somebody else's who did the same.
-        texts = [text for key, text in failed.items() if key in left]
-        if texts:
-            self.errors[report.name] = texts
-        return report
-
-    def carry_out(self, session: Session, step: Step) -> Any:
-        """Carry out one step; return the error that it ended with, None if it did not. Raises ChangeError, PostgresError for a lost session."""
+    def carry_out(self, session: Session, step: Step) -> Optional[PostgresError]:
+        """Carry out one step; return the error that it ended with. Raises ChangeError, and PostgresError when the session is lost."""
         bounds = None if step.lower is None and step.upper is None else {"from": str(step.lower), "to": str(step.upper)}
         self.guard.step(step.action, "%s.%s" % (step.partition_schema or step.schema, step.partition), step.why, bounds)
-        try:
-            moved = apply(session, step, self.params["lock_timeout_seconds"], self.params["lock_tries"])
-        except PostgresError as exc:
-            if exc.kind == "lost":
-                raise
-            return PostgresError("%s of %s: %s" % (step.action, step.partition, exc), exc.kind, exc.sqlstate)
-        except CatalogError as exc:
-            return PostgresError(str(exc))
-        self.result["rows_moved"] += moved
-        self.result["plan"].append(step_report(step))
-        return None
+        moved, told = attempt(session, step, self.params["lock_timeout_seconds"], self.params["lock_tries"])
+        if told is None:
+            self.result["rows_moved"] += moved
+            self.result["plan"].append(step_report(step))
+        return told
 
     # -- the site's own function
 

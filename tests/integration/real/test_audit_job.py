@@ -84,7 +84,7 @@ def job(site: Site, tmp_path: Path) -> Callable[..., tuple[int, str]]:
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/", "SHELL": "/bin/sh"}
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, check=False)
         assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
-        return done.returncode, done.stdout + done.stderr
+        return done.returncode, done.stdout if "--json" in command else done.stdout + done.stderr
 
     return call
 

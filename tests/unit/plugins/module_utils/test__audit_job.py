@@ -21,7 +21,7 @@ from typing import Any, Optional
 
 import pytest
 import yaml
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _audit_job, _change
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _audit_job, _change, _partition_catalog
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._audit_job import (
     BLIND,
     OK,
@@ -118,8 +118,10 @@ class Site:
 def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     item = Site()
     monkeypatch.setattr(_audit_job, "login_of", lambda config: None)
-    for name in ("connect", "look", "apply"):
-        monkeypatch.setattr(_audit_job, name, getattr(item, name))
+    monkeypatch.setattr(_audit_job, "connect", item.connect)
+    for module in (_audit_job, _partition_catalog):
+        monkeypatch.setattr(module, "look", item.look)
+    monkeypatch.setattr(_partition_catalog, "apply", item.apply)
     monkeypatch.setattr(_audit_job, "read_server", lambda session: item.server)
     monkeypatch.setattr(_audit_job, "denied", lambda *args: item.denied)
     monkeypatch.setattr(_audit_job, "judge_maintenance", lambda *args: ([], []))
@@ -127,8 +129,10 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 @pytest.fixture
-def job(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+def job(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Run it as the scheduler does; return what it printed as JSON, with what is in the metrics and in the log."""
+    # As if it lay in a directory of its own: that is what one run at a time is by, and tests run beside each other.
+    monkeypatch.setattr(_audit_job, "__file__", str(tmp_path / "_audit_job.py"))
 
     def call(scheduled: bool = True, token: str = "", **more: Any) -> dict[str, Any]:
         capsys.readouterr()
@@ -344,7 +348,7 @@ def test_a_change_that_is_opened_meanwhile_ends_the_changing(job: Job, site: Sit
         lease(tmp_path)
         return result
 
-    monkeypatch.setattr(_audit_job, "apply", apply)
+    monkeypatch.setattr(_partition_catalog, "apply", apply)
     found = job()
     assert (found["exit_code"], site.applied) == (TROUBLE, ["audit_events_2027_03"])
     assert "rahim@ops" in next(item["found"] for item in found["findings"] if item["id"] == "upkeep_failed")
@@ -383,7 +387,7 @@ def test_a_run_beside_another_one(job: Job, tmp_path: Path) -> None:
     job()
     before = (tmp_path / "job.prom").read_text()
     told = tmp_path / "told.json"
-    descriptor = os.open(UTILS, os.O_RDONLY)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         found = job(alert_command=["/usr/bin/tee", str(told)])
@@ -496,6 +500,13 @@ def test_an_alert_command_that_fails_is_trouble_too(job: Job, site: Site, comman
     assert found["ids"] == ["audit_unreachable", "audit_alert_failed"]
     assert says in found["log"]
     assert says in found["findings"][1]["found"]
+
+
+def test_json_is_all_that_standard_output_has(capsys: pytest.CaptureFixture[str]) -> None:
+    Log(print_json=True).write(["a line"])
+    Log().write(["another"])
+    said = capsys.readouterr()
+    assert ("a line" in said.err, "a line" in said.out, "another" in said.out) == (True, False, True)
 
 
 def test_a_log_that_cannot_be_written_keeps_nothing_from_being_done(job: Job, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

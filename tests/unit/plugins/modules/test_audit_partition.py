@@ -89,7 +89,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setattr(audit_partition, "container_of", lambda docker, service: container)
     monkeypatch.setattr(audit_partition, "connect", lambda login, timeout: found)
     monkeypatch.setattr(audit_partition, "read_server", lambda session: found.server)
-    monkeypatch.setattr(audit_partition, "apply", found.apply)
+    monkeypatch.setattr(catalog, "apply", found.apply)
     monkeypatch.setattr(catalog, "read_table", found.read)
     monkeypatch.setattr(audit_partition, "judge_maintenance", lambda session, schema, reports, settings: ([], []))
     return found
@@ -243,7 +243,7 @@ def test_steps_are_written_down_before_they_are_made(database: Database, run: Ru
     guard = SimpleNamespace(verify=lambda: order.append("verify"), step=lambda action, obj, before, after: order.append(obj))
     monkeypatch.setattr(audit_partition.ChangeGuard, "for_docker", classmethod(lambda cls, module, docker: guard))
     inner = database.apply
-    monkeypatch.setattr(audit_partition, "apply", lambda *args: order.append("made") or inner(*args))
+    monkeypatch.setattr(catalog, "apply", lambda *args: order.append("made") or inner(*args))
     run(tables=["audit_events"])
     assert order == ["verify", "audit.audit_events_2027_01", "made", "audit.audit_events_2027_02", "made"]
     order.clear()
