@@ -327,7 +327,7 @@ def test_the_line_is_one_that_cron_takes(kept: None) -> None:
 def stopped() -> Iterator[str]:
     on_host("docker", "stop", "bd-postgres-audit")
     try:
-        yield "postgres-audit has no running container"
+        yield "no running container: bd-postgres-audit is exited"
     finally:
         on_host("docker", "start", "bd-postgres-audit")
         until("the audit server", 60, lambda: "accepting" in on_host(
@@ -471,7 +471,8 @@ def test_rows_in_a_default_partition_are_moved_under_inserts(kept: None) -> None
 
 @pytest.mark.full
 def test_a_killed_run_is_finished_by_the_next(kept: None) -> None:
-    gone = [f"audit_events_2027_{month:02d}" for month in range(2, 13)]
+    # The last one stays: what is missing before it has to come back, and beyond the months ahead nothing would.
+    gone = [f"audit_events_2027_{month:02d}" for month in range(2, 12)]
     psql("".join(f"DROP TABLE audit.{name};" for name in gone))
     try:
         doomed = Background("maintain_audit_partitions")
@@ -546,7 +547,7 @@ IMAGE = "bd-fhir-lab-python:partitions"
 @pytest.mark.full
 def test_a_container_does_the_same(kept: None) -> None:
     """The image is the host's own Python, so that the lab needs no further one."""
-    on_host("bash", "-c", "cd / && tar -c bin lib lib64 etc/passwd etc/nsswitch.conf usr/bin/python3* usr/lib/python3* usr/lib/*-linux-gnu"
+    on_host("bash", "-c", "cd / && tar -c bin lib lib64 usr/lib64 etc/passwd etc/nsswitch.conf usr/bin/python3* usr/lib/python3* usr/lib/*-linux-gnu"
                           f" 2>/dev/null | docker import --change 'ENV PATH=/usr/bin:/bin' - {IMAGE}")
     container = facts(scheduler="container", image=IMAGE)
     try:
