@@ -29,7 +29,7 @@ from ._backup_files import BAD, Backup, BackupError, Room, finish, listed, remov
 from ._change import ChangeError
 from ._compose import ComposeError, Docker
 from ._files import replace_file, sync_directory
-from ._partition_catalog import BUSY, CatalogError, apply, iso, moment_of, transaction
+from ._partition_catalog import CatalogError, apply, iso, moment_of, patiently
 from ._partitions import UTC, Month, Parent, Partition, PartitionError, Step, month_in
 from ._postgres import Login, PostgresError, Session, connect
 
@@ -549,26 +549,6 @@ class script_files:  # noqa: N801 - used as a function
 
 
 # --- dropping ------------------------------------------------------------------------------------------------------
-
-
-def patiently(
-    session: Session, what: str, work: Callable[[], Any], lock_timeout: float, tries: int, pause: Callable[[float], None] = time.sleep
-) -> Any:
-    """Return what work returns in a transaction that gives up on a lock soon and is tried again. Raises PostgresError, CatalogError."""
-    told = PostgresError("It was not tried.")
-    for attempt in range(tries):
-        try:
-            with transaction(session, lock_timeout):
-                return work()
-        except PostgresError as exc:
-            if exc.sqlstate not in BUSY:
-                raise
-            told = exc
-        if attempt + 1 < tries:
-            pause(min(5.0, 0.2 * 2**attempt))
-    raise PostgresError(
-        "%s was tried %d times, and a lock was not got within %g seconds each. %s" % (what, tries, lock_timeout, told), told.kind, told.sqlstate
-    )
 
 
 def lockers(session: Session, parent: Parent, target: Target, seconds: float) -> str:

@@ -705,6 +705,34 @@ def transaction(session: Session, lock_timeout: float) -> Iterator[None]:
         raise
 
 
+def patiently(
+    session: Session,
+    what: str,
+    work: Callable[[], Any],
+    lock_timeout: float,
+    tries: int,
+    pause: Callable[[float], None] = time.sleep,
+    holders: Callable[[], str] = str,
+) -> Any:
+    """Return what work returns in a transaction that gives up on a lock soon and is tried again. Raises PostgresError, CatalogError.
+
+    A lock is waited for at most lock_timeout seconds at a time, since whoever comes later waits behind us. holders: who had it.
+    """
+    told = PostgresError("It was not tried.")
+    for number in range(tries):
+        try:
+            with transaction(session, lock_timeout):
+                return work()
+        except PostgresError as exc:
+            if exc.sqlstate not in BUSY:
+                raise
+            told = exc
+        if number + 1 < tries:
+            pause(min(5.0, 0.2 * 2**number))
+    text = "%s was tried %d times, and a lock was not got within %g seconds each." % (what, tries, lock_timeout)
+    raise PostgresError(" ".join(part for part in (text, holders(), str(told)) if part), told.kind, told.sqlstate)
+
+
 def apply(
     session: Session,
     step: Step,
@@ -712,26 +740,10 @@ def apply(
     tries: int = DEFAULT_LOCK_TRIES,
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Carry out one step, in one transaction, and return the number of rows that it moved. Raises PostgresError, CatalogError.
-
-    A lock is waited for at most lock_timeout seconds at a time, since whoever comes later waits behind us.
-    """
-    told = PostgresError("It was not tried.")
-    for attempt in range(tries):
-        try:
-            with transaction(session, lock_timeout):
-                return _carry_out(session, step)
-        except PostgresError as exc:
-            if exc.sqlstate not in BUSY:
-                raise
-            told = exc
-        if attempt + 1 < tries:
-            pause(min(5.0, 0.2 * 2**attempt))
-    raise PostgresError(
-        "%s of %s.%s was tried %d times, and a lock was not got within %g seconds each. %s %s"
-        % (step.action, step.schema, step.partition or step.table, tries, lock_timeout, _holders(session, step), told),
-        told.kind, told.sqlstate,
-    )  # fmt: skip
+    """Carry out one step, in one transaction, and return the number of rows that it moved. Raises PostgresError, CatalogError."""
+    what = "%s of %s.%s" % (step.action, step.schema, step.partition or step.table)
+    moved: int = patiently(session, what, lambda: _carry_out(session, step), lock_timeout, tries, pause, lambda: _holders(session, step))
+    return moved
 
 
 def attempt(session: Session, step: Step, lock_timeout: float, tries: int) -> tuple[int, Optional[PostgresError]]:
