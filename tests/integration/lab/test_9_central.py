@@ -114,7 +114,7 @@ def test_from_one_to_three_and_back_through_the_central_nginx(central: None) -> 
     with Load(port=ENTRY_PORT) as load:
         done = ok("rollback_scale_hapi", *SITE, *CONSENT)
     failed = moments(load.ledger)
-    assert not failed or max(failed) - min(failed) <= said(done, r"([0-9.]+) s\s+went by") + SLACK, load.ledger.failures
+    assert not failed or max(failed) - min(failed) <= said(done, r"([0-9.]+)\s+s\s+went\s+by") + SLACK, load.ledger.failures
     assert load.lost() == []
     assert healthy(1)
     assert has_port() == ["hapi"]

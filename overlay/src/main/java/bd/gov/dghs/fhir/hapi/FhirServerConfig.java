@@ -30,8 +30,9 @@ import jakarta.persistence.EntityManagerFactory;
 import java.util.Properties;
 import javax.sql.DataSource;
 import org.springframework.beans.factory.config.ConfigurableListableBeanFactory;
-import org.springframework.boot.ApplicationRunner;
+import org.springframework.boot.web.context.WebServerGracefulShutdownLifecycle;
 import org.springframework.boot.web.servlet.ServletRegistrationBean;
+import org.springframework.context.SmartLifecycle;
 import org.springframework.context.annotation.Bean;
 import org.springframework.context.annotation.Configuration;
 import org.springframework.context.annotation.DependsOn;
@@ -148,10 +149,36 @@ class FhirServerConfig {
     /**
      * HAPI reads the search parameters with the first request that needs them: under one lock, and with a
      * second connection. As many first writes at once as the pool has connections would then wait for each
-     * other for ten minutes, while readiness is up. A runner has ended before readiness is announced.
+     * other for ten minutes. So they are read before the port is opened: whoever sends to a published port
+     * does not ask for readiness first.
      */
     @Bean
-    ApplicationRunner searchParametersBeforeReadiness(ISearchParamRegistry searchParameters) {
-        return arguments -> searchParameters.forceRefresh();
+    SmartLifecycle searchParametersBeforeTheFirstRequest(ISearchParamRegistry searchParameters) {
+        return new SmartLifecycle() {
+
+            private volatile boolean running;
+
+            @Override
+            public void start() {
+                searchParameters.forceRefresh();
+                running = true;
+            }
+
+            @Override
+            public void stop() {
+                running = false;
+            }
+
+            @Override
+            public boolean isRunning() {
+                return running;
+            }
+
+            @Override
+            public int getPhase() {
+                // The web server starts 1024 before this one, and what has the lower phase starts first.
+                return WebServerGracefulShutdownLifecycle.SMART_LIFECYCLE_PHASE - 2048;
+            }
+        };
     }
 }
