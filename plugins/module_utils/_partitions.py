@@ -782,8 +782,8 @@ class _Layout:
             piece.refuse("zone_disagrees", "the months that are there begin in %s" % zone_name(self.foreign.zone))
             return
         if piece.loose is not None and not self._holds(piece, piece.loose):
-            span = self.span(piece.loose.rows_span)
-            piece.refuse("partition_overlap", "the table %s is not attached and has rows of %s" % (piece.loose.name, span))
+            found = self.span(piece.loose.rows_span)
+            piece.refuse("partition_overlap", "the table %s is not attached and has rows of %s" % (piece.loose.name, found))
             return
         span = self.parent.default_span
         piece.moves = bool(self.parent.default_rows) and (span is None or (span[0] < piece.upper and piece.lower <= span[1]))

@@ -237,6 +237,7 @@ from ..module_utils._partitions import PartitionError, Server, Settings, Step, u
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
 
 PORT = 5432
+
 # What must not be left of a table, or rows are or will be refused or lie in the wrong place. Others are told and no failure.
 UNSETTLED = (
     "default_rows",
