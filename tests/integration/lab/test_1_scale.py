@@ -219,7 +219,8 @@ def test_a_fresh_replica_takes_as_many_writes_at_once_as_come_with_the_opening_o
     answers = on_host("timeout", "180", "bash", "-c", f"""
 until (exec 3<>/dev/tcp/{address}/8080) 2>/dev/null; do sleep 0.02; done
 curl -s -Z --parallel-immediate --parallel-max 40 -m 25 -o /dev/null -w '%{{http_code}}\n' \\
-  -H 'Content-Type: application/fhir+json' -d '{{"resourceType": "Patient"}}' 'http://{address}:8080/fhir/Patient?_format=json&n=[1-40]'""", check=False)
+  -H 'Content-Type: application/fhir+json' -d '{{"resourceType": "Patient"}}' \\
+  'http://{address}:8080/fhir/Patient?_format=json&n=[1-40]'""", check=False)
     assert answers.split() == ["201"] * 40
     until("two healthy replicas", 60, lambda: healthy(2))
 
