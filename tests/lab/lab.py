@@ -52,7 +52,6 @@ HOSTS = (
     Host("fhir-entry", 2233, ((8444, 443), (8447, 444)), bare=True, entry=True),
     # Like the first; tests that take a while run on both at once.
     Host("fhir-second", 2234, ((8482, 80), (8446, 443))),
-    Host("fhir-third", 2235, ((8483, 80), (8448, 443))),
 )
 
 # What a Debian or Ubuntu machine must have, by the command that is looked for.

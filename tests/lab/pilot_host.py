@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST, INVENTORY, ENTRY_PORT = (
     ("fhir-pilot", "inventories/lab", 8444),
     ("fhir-second", "inventories/lab-second", 8447),
-    ("fhir-third", "inventories/lab-third", 8447),
 )[int(os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw") or os.environ.get("LAB_SLOT", "0"))]
 PORT = next(outer for host in HOSTS if host.name == HOST for outer, inner in host.ports if inner == 443)
 PROJECT = "/opt/bd-fhir-national"
