@@ -217,7 +217,7 @@ MOMENTS: dict[str, Callable[[int], bool]] = {
     "database_restarting": lambda since: done(since, "postgres_parameter", "restart") and "false" in restarting(),
     "pool_raised": lambda since: done(since, "pgbouncer_pool", "set"),
     "size_kept": lambda since: "environment" in on_host("bash", "-c", f"cat {FRAGMENT} 2>/dev/null; true"),
-    "window_open": lambda since: done(since, "balancer_window", "open"),
+    "window_open": lambda since: done(since, "balancer_window", "open window"),
     "pooler_stopped": lambda since: done(since, "compose_rollout", "stop"),
     "pooler_made_anew": lambda since: "PGBOUNCER_DEFAULT_POOL_SIZE=30" in environment(),
 }
