@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from pilot_host import HOST, PROJECT, Background, Run, healthy, ok, on_host, play, snapshot, until
+from pilot_host import HOST, INVENTORY, PROJECT, ROOT, Background, Run, healthy, ok, on_host, play, snapshot, until
 from secret_scan import Watch
 
 pytestmark = [pytest.mark.lab]
@@ -225,6 +225,30 @@ def before(pilot: None) -> Iterator[str]:
     yield host_state()
     take_away()
     psql("".join(f"DELETE FROM audit.{table} WHERE client_id = 'lab-inserts';" for table in TABLES))
+
+
+LEASE = "/var/lib/dghs-bd-fhir/bd-fhir-national/lease.json"
+
+
+@pytest.mark.parametrize(("lease", "says"), [
+    ("another operator's", "Somebody else is changing this deployment, and it has to be over first: karim@elsewhere"),
+    ("broken", f"The lease {LEASE} can't be understood"),
+])
+def test_the_role_alone_does_not_get_into_a_change(before: str, lease: str, says: str) -> None:
+    on_host("bash", "-c", f"mkdir -p $(dirname {LEASE}); [ ! -e {LEASE} ] || mv {LEASE} {LEASE}.kept")
+    try:
+        if lease == "broken":
+            on_host("bash", "-c", f"echo '{{broken' > {LEASE}")
+        else:
+            taken = ["ansible", "-i", str(ROOT / INVENTORY), HOST, "-m", "dghs.bd_fhir.change",
+                     "-a", f"project_dir={PROJECT} verb=scale_hapi owner=karim@elsewhere"]
+            subprocess.run(taken, cwd=ROOT, check=True, capture_output=True)
+        refused = play("extensions/molecule/audit_partitions/converge.yml")
+    finally:
+        on_host("bash", "-c", f"rm -f {LEASE}; [ ! -e {LEASE}.kept ] || mv {LEASE}.kept {LEASE}")
+    assert refused.rc != 0
+    assert f"Nothing was changed. {says}" in flat(refused).replace("''", "'"), refused.out[-3000:]
+    assert host_state() == before
 
 
 @pytest.fixture(scope="module")
