@@ -866,10 +866,16 @@ class Run:
         """Restart the container. Raises ServerDown, with the server running on its former values if that could be brought about."""
         container, facts = job.container, job.facts
         since = str(int(time.time()))
-        if (facts.config.get("StopSignal") or "SIGTERM") not in ("SIGINT", "INT", "2"):
+        signal = facts.config.get("StopSignal") or "SIGTERM"
+        if signal not in ("SIGINT", "INT", "2"):
             # On SIGTERM the server waits for its clients to go, until Docker kills it. What runs already is not undone by that signal.
-            control = os.path.join(facts.bindir, "pg_ctl")
-            self.docker.docker("exec", "-u", facts.owner, container.id, control, "-D", facts.data_directory, "-m", "fast", "-W", "stop")
+            control = ("exec", "-u", facts.owner, container.id, os.path.join(facts.bindir, "pg_ctl"), "-D", facts.data_directory)
+            self.docker.docker(*control, "status")
+            # First, since it also tells Docker that the end is wanted. Otherwise the restart policy may start the server in between, and
+            # that start is then what is stopped, half done.
+            self.docker.docker("kill", "-s", signal, container.id)
+            # Without clients it has ended by now.
+            self.docker.docker(*control, "-m", "fast", "-W", "stop", check=False)
         seconds = self.params["stop_timeout"]
         self.docker.docker("restart", "-t", str(seconds), container.id, timeout=seconds + 60)
         self.result["restarted"] = True

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -666,8 +667,12 @@ def test_a_window_with_requests_that_do_not_end(balanced: Site) -> None:
     assert facts(site.module(**window_args(site, None)))[:2] == (True, False)
 
 
-def test_case_56_the_standby_first_when_raising_the_primary_first_when_lowering(tmp_path: Path) -> None:
+def test_case_56_the_standby_first_when_raising_the_primary_first_when_lowering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a container whose stop signal lets a server wait for its clients, too."""
+    # Slow to restart, as on a busy machine: the time in which a restart policy would start a server that has ended.
+    slow = tmp_path / "docker"
+    slow.write_text(f'#!/bin/sh\n[ "$1" != restart ] || sleep 2\nexec {shutil.which("docker")} "$@"\n')
+    slow.chmod(0o755)
     site = Site(tmp_path / "site", "prs")
     site.write("docker-compose.override.yml", RESTARTING % ", stop_signal: SIGTERM")
     site.pooler_files(settings=MODES["transaction"])
@@ -687,12 +692,15 @@ def test_case_56_the_standby_first_when_raising_the_primary_first_when_lowering(
         found = site.module(**site.args(**standby, parameters={"max_connections": 40}))
         assert facts(found)[:3] == (True, False, True)
         restart_standby()
+        starts = site.log("postgres").count("starting PostgreSQL")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         with contextlib.closing(site.connection("postgres", "postgres")):
             found = site.module(**site.paused_args(max_connections=40), standbys=["standby"])
         assert facts(found) == (True, True, False, "pause", "30", "40", "40")
         assert "standby_not_named" not in str(found["findings"])
         assert [item["object"].split()[0] for item in found["findings"] if item["id"] == "direct_clients_cut"] == ["postgres"]
-        # It was shut down in good order, with a client that would not have gone.
+        # It was shut down in good order, with a client that would not have gone, and started by nobody else in between.
+        assert site.log("postgres").count("starting PostgreSQL") == starts + 1
         assert "was not properly shut down" not in site.log("postgres")
         site.until("the standby", lambda: site.sql("SELECT count(*) FROM pg_stat_replication", "postgres") == "1")
         found = site.module(**site.args(**standby, parameters={"max_connections": 30}))
