@@ -409,10 +409,7 @@ class Password:
         from psycopg2 import sql
 
         statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(self.role), sql.Literal(verifier))
-        # A server that logs its statements would log the verifier, which is worth something to whoever can guess. Who could read it
-        # from pg_authid may set these.
-        for name, value in (("log_statement", "none"), ("log_min_error_statement", "panic"), ("log_min_duration_statement", "-1")):
-            session.value("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+        session.keep_out_of_logs()
         session.execute(statement)
 
     def look(self, encryption: str, checked: bool) -> None:
