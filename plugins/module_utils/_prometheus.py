@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from ._fhir import Client
@@ -141,6 +141,25 @@ def jvm(samples: list[Sample]) -> dict[str, Optional[int]]:
     return {
         "heap_used": whole(total(samples, "jvm_memory_used_bytes", area="heap")),
         "heap_max": whole(total(samples, "jvm_memory_max_bytes", area="heap")),
+    }
+
+
+def reads(samples: list[Sample]) -> Optional[dict[str, Any]]:
+    """Return how a replica sends its reads, as the read data source of overlay/ tells it; None for an image without that.
+
+    A lag that is not known is None, never 0.
+    """
+    enabled = total(samples, "fhir_read_routing_enabled")
+    if enabled is None:
+        return None
+    up = total(samples, "fhir_read_standby_up")
+    lag = total(samples, "fhir_read_standby_lag_seconds")
+    return {
+        "enabled": enabled > 0,
+        "standby": whole(total(samples, "fhir_read_requests_total", route="standby")) or 0,
+        "primary": whole(total(samples, "fhir_read_requests_total", route="primary")) or 0,
+        "standby_up": None if up is None else up > 0,
+        "lag_seconds": lag if lag is not None and math.isfinite(lag) else None,
     }
 
 

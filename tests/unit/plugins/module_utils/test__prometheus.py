@@ -136,3 +136,27 @@ def test_requests_to_the_actuator_do_not_count():
     assert _prometheus.requests_served(samples, "m", "/manage") == 1014
     assert _prometheus.requests_served(samples, "no_such_series") is None
     assert _prometheus.requests_served(_prometheus.parse('m{uri="/actuator/info"} 3'), "m") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("jvm_threads 3", None),
+        (
+            "fhir_read_routing_enabled 0.0",
+            {"enabled": False, "standby": 0, "primary": 0, "standby_up": None, "lag_seconds": None},
+        ),
+        (
+            'fhir_read_routing_enabled 1\nfhir_read_requests_total{route="standby",reason="ok"} 7\n'
+            'fhir_read_requests_total{route="primary",reason="out"} 2\nfhir_read_requests_total{route="primary",reason="retried"} 1\n'
+            "fhir_read_standby_up 0\nfhir_read_standby_lag_seconds NaN",
+            {"enabled": True, "standby": 7, "primary": 3, "standby_up": False, "lag_seconds": None},
+        ),
+        (
+            "fhir_read_routing_enabled 1\nfhir_read_standby_up 1\nfhir_read_standby_lag_seconds 0.25",
+            {"enabled": True, "standby": 0, "primary": 0, "standby_up": True, "lag_seconds": 0.25},
+        ),
+    ],
+)
+def test_reads_are_told_apart_from_an_image_without_them(text: str, expected: dict[str, object] | None) -> None:
+    assert _prometheus.reads(list(_prometheus.parse(text))) == expected
