@@ -436,7 +436,7 @@ def judge_container(container: Mapping[str, Any], wanted: Wanted) -> list[dict[s
     """Return the findings of a server that lets nobody in."""
     primary = wanted.expect == "primary"
     state, lines = container["state"], container["log"]
-    grave = [line for line in lines if "FATAL:" in line or "PANIC:" in line] or lines
+    grave = [line for line in since(lines, _READY) if "FATAL:" in line or "PANIC:" in line] or lines
     last = "; its log says: %s" % grave[-1] if grave else ""
     found: list[dict[str, Any]] = []
     if state == "missing":

@@ -691,7 +691,8 @@ class Run:
         self.server.update(lsn=place["lsn"], timeline=int(place["timeline"], 16))
         rules = self.optional(
             session, "pg_hba_file_rules", RULES,
-            "Log in as a superuser, or GRANT SELECT ON pg_hba_file_rules and GRANT EXECUTE ON FUNCTION pg_hba_file_rules() to it.",
+            "Log in as a superuser, or in the database %s GRANT SELECT ON pg_hba_file_rules and GRANT EXECUTE ON FUNCTION pg_hba_file_rules() to it."
+            % self.params["database"],
         )  # fmt: skip
         senders, slots = session.rows(SENDERS), session.rows(SLOTS)
         self.server["primary"] = primary_of(self.server, senders, slots, rules, session.rows(ROLE_SETTINGS))
