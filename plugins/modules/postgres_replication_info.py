@@ -372,6 +372,8 @@ LOG_LINES = 400
 SHOWN_LINES = 8
 # Seconds for which a standby that is behind may catch up with what was known to exist, so that its lag is measured and not guessed.
 SETTLE_SECONDS = 2.0
+# Seconds for which a receiver has to live before it is believed.
+YOUNG_SECONDS = 1.0
 # Not ready, or not yet, apart from a refusal by password, pg_hba.conf and the like, which an operator has to correct.
 NOT_READY = ("starting", "unreachable", "lost")
 
@@ -446,7 +448,9 @@ SELECT coalesce(r.rolname, 'every role') AS role, coalesce(d.datname, 'every dat
 
 RECEIVER = """
 SELECT status, slot_name, sender_host, sender_port, received_tli, flushed_lsn::text AS received_lsn, latest_end_lsn::text,
-       extract(epoch FROM pg_catalog.clock_timestamp() - last_msg_receipt_time)::float8 AS last_message_age_seconds
+       extract(epoch FROM pg_catalog.clock_timestamp() - last_msg_receipt_time)::float8 AS last_message_age_seconds,
+       (SELECT extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::float8
+          FROM pg_catalog.pg_stat_activity WHERE pg_stat_activity.pid = pg_stat_wal_receiver.pid) AS age_seconds
   FROM pg_catalog.pg_stat_wal_receiver
 """
 REPLAY = """
@@ -698,8 +702,14 @@ class Run:
         self.server["primary"] = primary_of(self.server, senders, slots, rules, session.rows(ROLE_SETTINGS))
 
     def read_standby(self, session: Session, container: Container, conninfo: Optional[str], primary: Optional[dict[str, Any]]) -> None:
-        lines = self.log(container)
         receiver = next(iter(session.rows(RECEIVER)), None)
+        if receiver and (receiver["age_seconds"] or 0) < YOUNG_SECONDS:
+            # A receiver whose slot is lost, or whose disk is full, is streaming for a moment, each time that it is started.
+            time.sleep(YOUNG_SECONDS)
+            receiver = next(iter(session.rows(RECEIVER)), None)
+            if receiver and (receiver["age_seconds"] or 0) < YOUNG_SECONDS:
+                receiver = None
+        lines = self.log(container)
         replay = session.rows(REPLAY)[0]
         same = primary is not None and primary["system_identifier"] == self.server["system_identifier"]
         primary_lsn = primary["lsn"] if primary is not None and same else None

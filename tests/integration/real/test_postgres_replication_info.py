@@ -29,10 +29,10 @@ SLOT = "fhir_replica"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """A primary with a slot of 64 MB at most, and a standby that uses it and looks for a cut link each 8 seconds."""
+    """A primary with a slot of 64 MB at most, and a standby that uses it and looks for a cut link in 12 seconds."""
     item = Databases(tmp_path_factory.mktemp("replication") / "site", "repl")
     try:
-        item.start(standby=True, postgres_args="-c min_wal_size=32MB -c max_wal_size=32MB -c wal_sender_timeout=8s")
+        item.start(standby=True, postgres_args="-c min_wal_size=32MB -c max_wal_size=32MB -c wal_sender_timeout=16s")
         # The image's own passwords stay out of what is looked at.
         item.sql(f"CREATE ROLE watcher LOGIN PASSWORD '{APP_PASSWORD}' IN ROLE pg_monitor")
         item.sql("CREATE TABLE notes (text text)")
@@ -49,7 +49,7 @@ def whole(site: Databases) -> None:
     site.sql(
         f"SELECT pg_create_physical_replication_slot('{SLOT}', true) WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}')"
     )
-    change(site, "standby", primary_slot_name=SLOT, wal_receiver_timeout="8s")
+    change(site, "standby", primary_slot_name=SLOT, wal_receiver_timeout="12s")
     site.until("the link", lambda: linked(site))
 
 
@@ -253,19 +253,20 @@ def test_case_66_a_cut_link_is_never_no_lag(site: Databases, ask: Ask, both: Ask
             said = site.sql("SELECT status FROM pg_stat_wal_receiver", "standby")
             if result["server"]["standby"]["link"] != "streaming":
                 break
-            assert time.monotonic() - begin < 20, result
+            assert time.monotonic() - begin < 30, result
             time.sleep(0.2)
         seconds = time.monotonic() - begin
         assert said == "streaming", "PostgreSQL has noticed it too, so that nothing is proven"
-        assert seconds < 9
+        assert seconds < 12
         part = result["server"]["standby"]
         assert (part["streaming"], part["link"], part["lag_bytes"], part["lag_seconds"]) == (False, "cut", None, None)
         assert "nothing is heard" in part["lag_unknown"]
         assert ids(result) == ["standby_link_cut"]
         assert found(result, "standby_link_cut")["severity"] == "error"
-        assert part["last_message_age_seconds"] > part["cut_after_seconds"] == 6.0
+        assert part["last_message_age_seconds"] > part["cut_after_seconds"] == 8.0
         # The primary's view, and what it has written since.
         site.sql("INSERT INTO notes VALUES ('written while the link is cut')")
+        site.until("silence", lambda: ask("postgres")["server"]["primary"]["senders"][0]["silent"])
         seen = ask("postgres")
         sender = seen["server"]["primary"]["senders"][0]
         assert (sender["silent"], sender["lag_seconds"], sender["lag_bytes"] > 0) == (True, None, True)
@@ -287,7 +288,7 @@ def test_nobody_watches_the_link(site: Databases, ask: Ask) -> None:
     try:
         assert ids(ask()) == ["standby_link_unwatched"]
     finally:
-        change(site, "standby", wal_receiver_timeout="8s")
+        change(site, "standby", wal_receiver_timeout="12s")
 
 
 def test_the_primary_says_no(site: Databases, ask: Ask, both: Ask) -> None:
