@@ -473,17 +473,17 @@ def judge_container(container: Mapping[str, Any], wanted: Wanted) -> list[dict[s
         )  # fmt: skip
     full = out_of_space(lines)
     if full:
-        found.append(disk_full(wanted, full))
+        found.append(disk_full(wanted.service, primary, full))
     for name, (here, there) in sorted(lower_settings(lines).items()):
         # Somebody may have corrected it since: the next start tells.
         found.append(too_low(name, here, there, "its log says so"))
     return found
 
 
-def disk_full(wanted: Wanted, what: str) -> dict[str, Any]:
+def disk_full(service: str, primary: bool, what: str) -> dict[str, Any]:
     """Return the finding for a full disk."""
     return finding(
-        "primary_disk_full" if wanted.expect == "primary" else "standby_disk_full", "error", wanted.service, "room for data and WAL", what,
+        "primary_disk_full" if primary else "standby_disk_full", "error", service, "room for data and WAL", what,
         "Give the file system of its volume more room, or free some; never delete a file of the server. Then start it again.",
     )  # fmt: skip
 
@@ -503,7 +503,8 @@ def judge(server: Mapping[str, Any], primary: Optional[Mapping[str, Any]], wante
     disk = server["disk"]
     if disk is not None and min(disk["free_bytes"], disk["wal_free_bytes"]) < FULL_BYTES:
         left = min(disk["free_bytes"], disk["wal_free_bytes"])
-        found.append(disk_full(wanted, "%s left in the file system of %s" % (size_text(left), server["data_directory"])))
+        words = "%s left in the file system of %s" % (size_text(left), server["data_directory"])
+        found.append(disk_full(wanted.service, server["role"] == "primary", words))
     if server["role"] == "primary" and server["primary"] is not None:
         found += judge_slots(server, wanted) + judge_primary(server, wanted)
     if server["role"] == "standby" and server["standby"] is not None:
@@ -741,7 +742,7 @@ def judge_link(server: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]
     elif kind == "slot_lost":
         found.append(slot_lost(slot, part["why"]))
     elif kind == "full":
-        found.append(disk_full(wanted, part["why"]))
+        found.append(disk_full(wanted.service, False, part["why"]))
     if part["link"] == "cut":
         found.append(
             finding(
