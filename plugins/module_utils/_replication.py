@@ -508,7 +508,7 @@ def judge(server: Mapping[str, Any], primary: Optional[Mapping[str, Any]], wante
     if server["role"] == "primary" and server["primary"] is not None:
         found += judge_slots(server, wanted) + judge_primary(server, wanted)
     if server["role"] == "standby" and server["standby"] is not None:
-        found += judge_link(server, wanted) + judge_parameters(server, primary, control)
+        found += judge_link(server, primary, wanted) + judge_parameters(server, primary, control)
         if primary is not None:
             found += judge_libc(server, primary, wanted)
     return found + judge_collations(server)
@@ -725,9 +725,30 @@ def judge_hba(server: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]]
     return found
 
 
-def judge_link(server: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]]:
+def other_user(slot: str, server: Mapping[str, Any], primary: Optional[Mapping[str, Any]], wanted: Wanted) -> str:
+    """Return who else reads from the slot of a standby, "" when that is not known.
+
+    After a cut link it is its own former connection, which the primary gives up after wal_sender_timeout.
+    """
+    part = (primary or {}).get("primary") or {"slots": [], "senders": []}
+    for item in part["slots"]:
+        user = item["used_by"]
+        if item["name"] != slot or not user:
+            continue
+        if wanted.standby_name:
+            own = user["application_name"] == wanted.standby_name
+        else:
+            silent = any(sender["silent"] for sender in part["senders"] if sender["pid"] == item["active_pid"])
+            own = silent or user["client_addr"] in ((server.get("container") or {}).get("addresses") or {}).values()
+        if not own:
+            return "%s at %s" % (user["application_name"], user["client_addr"])
+    return ""
+
+
+def judge_link(server: Mapping[str, Any], primary: Optional[Mapping[str, Any]], wanted: Wanted) -> list[dict[str, Any]]:
     part = server["standby"]
-    slot = wanted.slot or part["slot_name"] or wanted.service
+    slot = part["slot_name"] or wanted.slot or wanted.service
+    other = other_user(slot, server, primary, wanted)
     found: list[dict[str, Any]] = []
     kind = part["refused"]
     if kind == "slot_missing":
@@ -737,8 +758,8 @@ def judge_link(server: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]
                 "Make it anew on the primary. If the WAL is still there, the standby goes on; else it has to be cloned anew.",
             )
         )  # fmt: skip
-    elif kind == "slot_in_use":
-        found.append(slot_of_other(slot, part["why"]))
+    elif kind == "slot_in_use" and other:
+        found.append(slot_of_other(slot, "%s uses it" % other))
     elif kind == "slot_lost":
         found.append(slot_lost(slot, part["why"]))
     elif kind == "full":
@@ -754,7 +775,10 @@ def judge_link(server: Mapping[str, Any], wanted: Wanted) -> list[dict[str, Any]
         found.append(
             finding(
                 "standby_not_streaming", "error", wanted.service, "a standby that receives from its primary", "%s: %s" % (part["link"], part["why"]),
-                "Correct what it says. The standby tries again every few seconds (wal_retrieve_retry_interval).",
+                "Its own former connection still holds the slot, until wal_sender_timeout of the primary, or somebody else does: read the primary"
+                " first, and hand that over as primary."
+                if kind == "slot_in_use" and not other
+                else "Correct what it says. The standby tries again every few seconds (wal_retrieve_retry_interval).",
             )
         )  # fmt: skip
     elif part["cut_after_seconds"] is None:

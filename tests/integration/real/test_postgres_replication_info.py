@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -29,10 +30,10 @@ SLOT = "fhir_replica"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """A primary with a slot of 64 MB at most, and a standby that uses it and looks for a cut link in 12 seconds."""
+    """A primary with a slot of 64 MB at most, and a standby that uses it and looks for a cut link in 16 seconds."""
     item = Databases(tmp_path_factory.mktemp("replication") / "site", "repl")
     try:
-        item.start(standby=True, postgres_args="-c min_wal_size=32MB -c max_wal_size=32MB -c wal_sender_timeout=16s")
+        item.start(standby=True, postgres_args="-c min_wal_size=32MB -c max_wal_size=32MB -c wal_sender_timeout=24s")
         # The image's own passwords stay out of what is looked at.
         item.sql(f"CREATE ROLE watcher LOGIN PASSWORD '{APP_PASSWORD}' IN ROLE pg_monitor")
         item.sql("CREATE TABLE notes (text text)")
@@ -49,7 +50,7 @@ def whole(site: Databases) -> None:
     site.sql(
         f"SELECT pg_create_physical_replication_slot('{SLOT}', true) WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}')"
     )
-    change(site, "standby", primary_slot_name=SLOT, wal_receiver_timeout="12s")
+    change(site, "standby", primary_slot_name=SLOT, wal_receiver_timeout="16s")
     site.until("the link", lambda: linked(site))
 
 
@@ -247,23 +248,17 @@ def test_case_66_a_cut_link_is_never_no_lag(site: Databases, ask: Ask, both: Ask
     site.until("the link", lambda: linked(site))
     primary = ask("postgres")["server"]
     with dropped_packets(site):
-        begin = time.monotonic()
-        while True:
-            result = ask(expect="standby", primary=primary)
-            said = site.sql("SELECT status FROM pg_stat_wal_receiver", "standby")
-            if result["server"]["standby"]["link"] != "streaming":
-                break
-            assert time.monotonic() - begin < 30, result
-            time.sleep(0.2)
-        seconds = time.monotonic() - begin
-        assert said == "streaming", "PostgreSQL has noticed it too, so that nothing is proven"
-        assert seconds < 12
+        # A question without an answer, and some seconds before PostgreSQL gives up.
+        silent = "SELECT now() - last_msg_receipt_time > interval '10.1 s' FROM pg_stat_wal_receiver"
+        site.until("silence", lambda: site.sql(silent, "standby") == "t")
+        result = ask(expect="standby", primary=primary)
+        assert site.sql("SELECT status FROM pg_stat_wal_receiver", "standby") == "streaming", "PostgreSQL has noticed it too: nothing is proven"
         part = result["server"]["standby"]
         assert (part["streaming"], part["link"], part["lag_bytes"], part["lag_seconds"]) == (False, "cut", None, None)
         assert "nothing is heard" in part["lag_unknown"]
         assert ids(result) == ["standby_link_cut"]
         assert found(result, "standby_link_cut")["severity"] == "error"
-        assert part["last_message_age_seconds"] > part["cut_after_seconds"] == 8.0
+        assert part["last_message_age_seconds"] > part["cut_after_seconds"] == 10.0
         # The primary's view, and what it has written since.
         site.sql("INSERT INTO notes VALUES ('written while the link is cut')")
         site.until("silence", lambda: ask("postgres")["server"]["primary"]["senders"][0]["silent"])
@@ -288,7 +283,7 @@ def test_nobody_watches_the_link(site: Databases, ask: Ask) -> None:
     try:
         assert ids(ask()) == ["standby_link_unwatched"]
     finally:
-        change(site, "standby", wal_receiver_timeout="12s")
+        change(site, "standby", wal_receiver_timeout="16s")
 
 
 def test_the_primary_says_no(site: Databases, ask: Ask, both: Ask) -> None:
@@ -302,7 +297,7 @@ def test_the_primary_says_no(site: Databases, ask: Ask, both: Ask) -> None:
     try:
         for settings, expected, words in (
             ({"primary_slot_name": "nowhere"}, ["slot_missing", "standby_not_streaming", "standby_without_slot"], '"nowhere" does not exist'),
-            ({"primary_slot_name": "theirs"}, ["slot_in_use_by_other", "standby_not_streaming", "standby_without_slot"], "is active for PID"),
+            ({"primary_slot_name": "theirs"}, ["standby_not_streaming", "standby_without_slot"], "is active for PID"),
             ({"primary_conninfo": "host=postgres user=postgres password=wrong-word"}, ["standby_not_streaming"], "password authentication failed"),
         ):
             change(site, "standby", primary_slot_name=SLOT, primary_conninfo=conninfo.replace("'", "''"))
@@ -314,6 +309,8 @@ def test_the_primary_says_no(site: Databases, ask: Ask, both: Ask) -> None:
             assert (part["link"], part["streaming"], part["lag_seconds"], part["lag_bytes"]) == ("waiting", False, None, None)
             assert words in part["why"]
             assert "wrong-word" not in json.dumps(result)
+            if "theirs" in settings.values():
+                assert ids(both(slot="theirs")) == ["slot_in_use_by_other", "standby_not_streaming"]
         # Seen from the primary.
         assert "slot_missing" in ids(ask("postgres", slot="nowhere"))
         assert "slot_in_use_by_other" in ids(ask("postgres", slot="theirs", standby_name="fhir-standby"))
@@ -503,9 +500,8 @@ def test_a_full_disk_of_the_standby(tmp_path: Path, run: Callable[..., dict[str,
         item.sql("CREATE TABLE notes AS SELECT repeat('x', 500) AS text FROM generate_series(1, 60000)")
         end = item.sql("SELECT pg_current_wal_flush_lsn()")
         item.until("the WAL", lambda: item.sql(f"SELECT pg_last_wal_receive_lsn() >= '{end}'", "standby") == "t")
-        with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(b"x" * 4096)
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], check=False, capture_output=True)
+        assert shutil.disk_usage(disk).free == 0
 
         def full() -> bool:
             item.sql("INSERT INTO notes VALUES ('x'); SELECT pg_switch_wal()")

@@ -249,7 +249,19 @@ def test_the_primary_says_no() -> None:
     assert link_findings(missing) == ["slot_missing", "standby_not_streaming", "standby_without_slot"]
     assert link_findings(standby("standby-slot-lost")) == ["slot_lost", "standby_not_streaming"]
     busy = 'FATAL:  could not start WAL streaming: ERROR:  replication slot "fhir_replica" is active for PID 5'
-    assert link_findings(standby(receiver=None, log=busy)) == ["slot_in_use_by_other", "standby_not_streaming"]
+    mine = server(recorded("standby")["rows"])
+    mine.update(standby=standby(receiver=None, log=busy), container={"addresses": {"net": "10.0.0.9"}})
+    theirs = primary()
+    address = theirs["primary"]["senders"][0]["client_addr"]
+    assert ids(judged(mine)) == ["standby_not_streaming"]
+    assert "former connection" in judged(mine)[0]["hint"]
+    assert ids(judged(mine, theirs)) == ["slot_in_use_by_other", "standby_not_streaming"]
+    assert ids(judged(mine, theirs, standby_name="walreceiver")) == ["standby_not_streaming"]
+    assert ids(judged(mine, theirs, standby_name="mine")) == ["slot_in_use_by_other", "standby_not_streaming"]
+    # Its own connection of before the link was cut.
+    assert ids(judged(mine, primary("primary-silent"))) == ["standby_not_streaming"]
+    mine["container"]["addresses"]["other"] = address
+    assert ids(judged(mine, theirs)) == ["standby_not_streaming"]
     full = 'FATAL:  could not write to file "pg_wal/xlogtemp.1": No space left on device'
     assert link_findings(standby(receiver=None, log=full)) == ["standby_disk_full", "standby_not_streaming"]
 
