@@ -10,14 +10,14 @@ import org.springframework.core.env.Environment;
  * How to reach one database, read from the variables that share a prefix: PREFIX_URL,
  * PREFIX_USERNAME, and PREFIX_PASSWORD or PREFIX_PASSWORD_FILE.
  */
-record DatabaseSettings(String url, String username, String password) {
+public record DatabaseSettings(String url, String username, String password) {
 
-    static DatabaseSettings of(Environment environment, String prefix) {
+    public static DatabaseSettings of(Environment environment, String prefix) {
         return of(environment, prefix, null);
     }
 
     /** A variable that is unset or empty takes its value from {@code fallback}, if there is one. */
-    static DatabaseSettings of(Environment environment, String prefix, DatabaseSettings fallback) {
+    public static DatabaseSettings of(Environment environment, String prefix, DatabaseSettings fallback) {
         String url = text(environment, prefix + "_URL");
         String username = text(environment, prefix + "_USERNAME");
         String password = password(environment, prefix);

@@ -4,6 +4,7 @@ package bd.gov.dghs.fhir.hapi;
 import bd.gov.dghs.fhir.hapi.audit.RejectionDetail;
 import bd.gov.dghs.fhir.hapi.ig.IgPackage;
 import bd.gov.dghs.fhir.hapi.ig.IgSettings;
+import bd.gov.dghs.fhir.hapi.read.ReadRouting;
 import ca.uhn.fhir.batch2.jobs.config.Batch2JobsConfig;
 import ca.uhn.fhir.batch2.jobs.export.BulkDataExportProvider;
 import ca.uhn.fhir.batch2.jobs.reindex.ReindexProvider;
@@ -28,7 +29,6 @@ import ca.uhn.fhir.rest.server.provider.ResourceProviderFactory;
 import ca.uhn.fhir.rest.server.util.ISearchParamRegistry;
 import jakarta.persistence.EntityManagerFactory;
 import java.util.Properties;
-import javax.sql.DataSource;
 import org.springframework.beans.factory.config.ConfigurableListableBeanFactory;
 import org.springframework.boot.web.context.WebServerGracefulShutdownLifecycle;
 import org.springframework.boot.web.servlet.ServletRegistrationBean;
@@ -78,12 +78,12 @@ class FhirServerConfig {
             ConfigurableListableBeanFactory beans,
             FhirContext fhir,
             JpaStorageSettings storage,
-            DataSource dataSource,
+            ReadRouting reads,
             Environment environment) {
         LocalContainerEntityManagerFactoryBean factory =
                 HapiEntityManagerFactoryUtil.newEntityManagerFactory(beans, fhir, storage);
         factory.setPersistenceUnitName("fhir");
-        factory.setDataSource(dataSource);
+        factory.setDataSource(reads.jpaDataSource());
         Properties jpa = new Properties();
         jpa.setProperty("hibernate.dialect", HapiFhirPostgresDialect.class.getName());
         // Flyway owns the schema. "validate" is for a check by hand after a HAPI update; "update"
@@ -117,6 +117,7 @@ class FhirServerConfig {
             IValidationSupport validationSupport,
             DatabaseBackedPagingProvider paging,
             RejectionDetail rejectionDetail,
+            ReadRouting reads,
             IgSettings ig) {
         RestfulServer server = new RestfulServer(fhir);
         server.setServerName("BD FHIR National");
@@ -125,7 +126,11 @@ class FhirServerConfig {
         server.registerProviders(resourceProviders.createProviders());
         // The factory makes the resources' providers only; operations stand apart.
         server.registerProviders(systemProvider, valueSetOperations, bulkExport, reindex);
-        server.setPagingProvider(paging);
+        if (reads.enabled()) {
+            reads.applyTo(server);
+        } else {
+            server.setPagingProvider(paging);
+        }
         server.registerInterceptor(rejectionDetail);
         server.setServerConformanceProvider(new IgCapabilityStatementProvider(
                 server,

@@ -4,6 +4,7 @@ package bd.gov.dghs.fhir.hapi.audit;
 import org.springframework.boot.web.servlet.FilterRegistrationBean;
 import org.springframework.context.annotation.Bean;
 import org.springframework.context.annotation.Configuration;
+import org.springframework.core.Ordered;
 
 @Configuration(proxyBeanMethods = false)
 class AuditConfig {
@@ -13,6 +14,8 @@ class AuditConfig {
     FilterRegistrationBean<AuditFilter> auditFilter(AuditWriter writer) {
         FilterRegistrationBean<AuditFilter> filter = new FilterRegistrationBean<>(new AuditFilter(writer));
         filter.addUrlPatterns("/fhir/*");
+        // Outside of the one that may let the servlet serve a request twice.
+        filter.setOrder(Ordered.LOWEST_PRECEDENCE - 10);
         return filter;
     }
 }
