@@ -339,6 +339,7 @@ class Run:
         self.service: str = module.params["service"]
         self.name: str = module.params["name"]
         self.result = result
+        self.guard = ChangeGuard.for_docker(module, docker)
         self.findings: list[dict[str, Any]] = result["findings"]
         self.hba_file = ""
 
@@ -543,6 +544,7 @@ class Run:
     def replace(self, session: Session, container: Container, place: Place, former: str, wanted: Layout, rules: Optional[list[Rule]]) -> None:
         """Write the file and let the server judge it; with an error the former text is put back. Raises HbaError."""
         try:
+            self.result["changed"] = True
             self.write(container, place, wanted.text(), former)
             self.accepted(session, place, wanted, rules)
         except (ComposeError, PostgresError, HbaError) as exc:
@@ -574,13 +576,13 @@ class Run:
             )
         if not same:
             return "%s was put back, and somebody else has written the file since. Look at it." % what
-        self.result.update(changed=False, lines=inner_lines(split(former, self.name)), first_line=split(former, self.name).lines()[0])
+        self.result["changed"] = False
         return "%s was put back, and the server was not told to read anything." % what
 
     def reload(self, session: Session, container: Container, place: Place, wanted: Layout, rules: Optional[list[Rule]]) -> None:
         """Let the server read its files, and prove that it has. Raises HbaError, PostgresError, ComposeError, ChangeError."""
         before = self.load_time(session)
-        self.guard().step("reload", self.service, None, {"file": self.hba_file})
+        self.guard.step("reload", self.service, None, {"file": self.hba_file})
         session.execute("SELECT pg_catalog.pg_reload_conf()")
         end = time.monotonic() + RELOAD_SECONDS
         while True:
@@ -589,7 +591,7 @@ class Run:
                 loaded = self.load_time(fresh)
                 if loaded > before and loaded >= self.look(fresh, container).changed:
                     self.accepted(fresh, place, wanted, rules)
-                    self.result["reloaded"] = True
+                    self.result.update(changed=True, reloaded=True)
                     return
             if time.monotonic() >= end:
                 raise HbaError(
@@ -597,9 +599,6 @@ class Run:
                     % (self.hba_file, self.service, RELOAD_SECONDS)
                 )
             time.sleep(0.1)
-
-    def guard(self) -> ChangeGuard:
-        return ChangeGuard.for_docker(self.module, self.docker)
 
     def run(self) -> None:
         """Converge. Raises everything that main() knows."""
@@ -623,11 +622,10 @@ class Run:
                         "Another's edit, or what a killed run has left, comes into effect with this run.",
                     )
                 )  # fmt: skip
+            changes = writes or unread
             self.result.update(
-                changed=writes or unread,
                 lines=inner_lines(wanted),
                 first_line=wanted.lines()[0],
-                reloaded=(writes or unread) and self.module.check_mode,
                 diff={
                     "before_header": self.hba_file,
                     "after_header": self.hba_file,
@@ -635,23 +633,24 @@ class Run:
                     "after": shown(wanted),
                 },
             )
-            if self.result["changed"]:
+            if changes:
                 self.judge(session, now, rules, whole=half is None)
             if self.module.check_mode:
+                self.result.update(changed=changes, reloaded=changes)
                 return
-            if self.result["changed"]:
-                self.guard().verify()
+            if changes:
+                self.guard.verify()
             if writes:
                 steps = {"line": now.lines()[0], "lines": inner_lines(now)}, {"line": wanted.lines()[0], "lines": inner_lines(wanted)}
-                self.guard().step("write_hba", "%s: %s" % (self.service, self.hba_file), *steps)
+                self.guard.step("write_hba", "%s: %s" % (self.service, self.hba_file), *steps)
                 self.replace(session, container, place, former, wanted, rules)
-            elif self.result["changed"]:
+            elif changes:
                 # As after a kill before the server has judged it.
                 try:
                     self.accepted(session, place, wanted, rules)
                 except HbaError as exc:
                     raise HbaError("%s %s" % (exc, self.put_back(container, place, now.before + now.after, "The file without the block"))) from None
-            if self.result["changed"]:
+            if changes:
                 self.reload(session, container, place, wanted, rules)
             self.sweep(session, container, place)
 
