@@ -236,7 +236,7 @@ def test_case_63_each_step_twice_and_all_else_keeps_its_bytes(site: Site, run: R
 
 
 def test_a_standby_gets_in_from_another_container(site: Site, run: Run) -> None:
-    """Case 21's password too: nothing but the rule keeps it out."""
+    """Nothing but the rule keeps it out."""
 
     def identify() -> str:
         return docker(
