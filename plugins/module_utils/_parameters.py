@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PostgreSQL's parameters: what a value means, where it comes from, and what has to happen for another one. All pure."""
+"""PostgreSQL's parameters: what a value means, where it comes from, and what has to happen for another one. All pure but read_settings()."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import re
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 from collections.abc import Iterable, Mapping, Sequence
+
+if TYPE_CHECKING:
+    from ._postgres import Session
 
 AUTO_CONF = "postgresql.auto.conf"
 
@@ -190,6 +193,17 @@ class Server:
             return self.spelled.get((setting.name, text)) or normalise(setting, text)
         except ParameterError:
             return text
+
+
+def read_settings(session: Session) -> Server:
+    """Return what the server says of its parameters. Raises PostgresError."""
+    rows = session.rows(
+        "SELECT name, setting, unit, context, vartype, source, sourcefile, sourceline, pending_restart, boot_val, min_val, max_val, enumvals"
+        " FROM pg_catalog.pg_settings"
+    )
+    entries = session.rows("SELECT name, setting, sourcefile, sourceline, applied, error FROM pg_catalog.pg_file_settings ORDER BY seqno")
+    settings = {row["name"].lower(): Setting.of(row) for row in rows}
+    return Server(settings, [FileEntry.of(row) for row in entries])
 
 
 # --- values --------------------------------------------------------------------------------------------------------

@@ -278,9 +278,7 @@ findings:
   sample: []
 """
 
-import io
 import os
-import tarfile
 import time
 import uuid
 
@@ -291,13 +289,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Container, Docker, last_lines, read_env_text, scan_services
+from ..module_utils._container_files import copy_in, unarchive
 from ..module_utils._findings import finding
 from ..module_utils._haproxy import HAProxy, HAProxyError
 from ..module_utils._parameters import (
     AUTO_CONF,
     LISTS,
     STANDBY_PARAMETERS,
-    FileEntry,
     Item,
     ParameterError,
     Server,
@@ -313,6 +311,7 @@ from ..module_utils._parameters import (
     parse_control,
     plan,
     proven_text,
+    read_settings,
     text_of,
     trial_values,
 )
@@ -363,17 +362,6 @@ class Pooler:
     databases: list[str]
 
 
-def read_settings(session: Session) -> Server:
-    """Return what the server says of its parameters. Raises PostgresError."""
-    rows = session.rows(
-        "SELECT name, setting, unit, context, vartype, source, sourcefile, sourceline, pending_restart, boot_val, min_val, max_val, enumvals"
-        " FROM pg_catalog.pg_settings"
-    )
-    entries = session.rows("SELECT name, setting, sourcefile, sourceline, applied, error FROM pg_catalog.pg_file_settings ORDER BY seqno")
-    settings = {row["name"].lower(): Setting.of(row) for row in rows}
-    return Server(settings, [FileEntry.of(row) for row in entries])
-
-
 def spell(session: Session, server: Server, parameters: dict[str, Any]) -> None:
     """Let the server itself read texts that only it can judge, such as a time zone. Raises ParameterError."""
     for name, value in parameters.items():
@@ -390,31 +378,6 @@ def spell(session: Session, server: Server, parameters: dict[str, Any]) -> None:
             except PostgresError as exc:
                 if text != (entry.setting if entry else None):
                     raise ParameterError("%s can't be %r: %s" % (setting.name, text, exc)) from None
-
-
-def archive(name: str, text: str, owner: str) -> str:
-    """Return a tar archive with one file, 0600, for `docker cp`, as text with every byte kept. Pure."""
-    data = text.encode("utf-8", "surrogateescape")
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = len(data), 0o600, int(time.time())
-    info.uid, info.gid = (int(part) for part in owner.split(":"))
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as handle:
-        handle.addfile(info, io.BytesIO(data))
-    return buffer.getvalue().decode("utf-8", "surrogateescape")
-
-
-def unarchive(text: str) -> tuple[str, str]:
-    """Return the text and the owner (uid:gid) of the one file in a tar archive of `docker cp`. Pure. Raises ValueError."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(text.encode("utf-8", "surrogateescape"))) as handle:
-            for info in handle:
-                member = handle.extractfile(info)
-                if member is not None:
-                    return member.read().decode("utf-8", "surrogateescape"), "%d:%d" % (info.uid, info.gid)
-    except tarfile.TarError as exc:
-        raise ValueError(str(exc)) from None
-    raise ValueError("no file in it")
 
 
 def start_lines(text: str, count: int = 8) -> str:
@@ -800,7 +763,7 @@ class Run:
             # Done now, it need not be done while clients wait.
             session.execute("CHECKPOINT")
         self.guard.step("restart", self.service, {item.name: item.running for item in waiting}, {item.name: item.wanted for item in waiting})
-        self.copy_in(container, facts.data_directory, PROVEN_CONF, proven_text(text, server, waiting), facts.owner)
+        copy_in(self.docker, container.id, facts.data_directory, PROVEN_CONF, proven_text(text, server, waiting), facts.owner)
         found = self.announced(job, job.haproxy) if job.haproxy else self.held(job, time.monotonic(), lambda: None)
         self.docker.docker("exec", "-u", facts.owner, found.id, "rm", "-f", os.path.join(facts.data_directory, PROVEN_CONF))
         return found
@@ -930,9 +893,6 @@ class Run:
             self.docker.docker("start", identity, check=False)
         return self.accepts(identity)
 
-    def copy_in(self, container: Container, directory: str, name: str, text: str, owner: str) -> None:
-        self.docker.docker("cp", "-a", "-", "%s:%s" % (container.id, directory), data=archive(name, text, owner))
-
     def put_back(self, container: Container, directory: str, owner: str, tick: Callable[[], None]) -> str:
         """Give the server the file back with which it is known to start, and start it; return how it went."""
         rc, out, err = self.docker.docker("cp", "%s:%s" % (container.id, os.path.join(directory, PROVEN_CONF)), "-", check=False)
@@ -942,7 +902,7 @@ class Run:
             return "What it ran with before could not be put back: %s is not there (%s)." % (os.path.join(directory, PROVEN_CONF), last_lines(err, 1))
         # It is in a loop of starts, in which its file must not change.
         self.docker.docker("stop", "-t", str(self.params["stop_timeout"]), container.id, timeout=self.params["stop_timeout"] + 60)
-        self.copy_in(container, directory, AUTO_CONF, text, owner)
+        copy_in(self.docker, container.id, directory, AUTO_CONF, text, owner)
         self.docker.docker("start", container.id)
         try:
             self.wait_ready(container.id, tick)

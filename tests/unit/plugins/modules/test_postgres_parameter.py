@@ -16,7 +16,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._change import ChangeError
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
 from ansible_collections.dghs.bd_fhir.plugins.modules import postgres_parameter
-from ansible_collections.dghs.bd_fhir.plugins.modules.postgres_parameter import archive, data_directory_of, start_lines, unarchive
+from ansible_collections.dghs.bd_fhir.plugins.modules.postgres_parameter import data_directory_of, start_lines
 
 pytest.importorskip("psycopg2")
 
@@ -230,14 +230,6 @@ def test_a_change_that_was_taken_over_stops_before_the_next_step(server: Server,
     assert (done["failed"], done["msg"]) == (True, "superseded")
     assert steps == [("alter_system", "db: work_mem"), ("alter_system", "db: checkpoint_timeout")]
     assert server.auto == {}
-
-
-def test_archive_keeps_every_byte() -> None:
-    text = "# é\nprimary_conninfo = 'x''y'\n\udcff"
-    assert unarchive(archive("postgresql.auto.conf", text, "999:998")) == (text, "999:998")
-    for broken in ("", "no archive"):
-        with pytest.raises(ValueError, match="."):
-            unarchive(broken)
 
 
 @pytest.mark.parametrize(
