@@ -20,6 +20,11 @@ from typing import Any, Optional
 from ._findings import finding
 from ._parameters import STANDBY_PARAMETERS
 
+# What a server that is to answer the same statements alike has besides.
+ALIKE_PARAMETERS = (
+    "shared_buffers", "effective_cache_size", "work_mem", "maintenance_work_mem", "random_page_cost", "effective_io_concurrency",
+    "shared_preload_libraries", "TimeZone",
+)  # fmt: skip
 PARAMETERS = (
     *STANDBY_PARAMETERS,
     "hba_file",

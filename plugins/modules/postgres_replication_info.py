@@ -192,6 +192,14 @@ server:
     database_bytes:
       description: Size of all databases.
       type: int
+    rows_read:
+      description:
+        - Rows that all sessions have read in O(database) since its statistics began. On a standby this counts what was read there.
+      type: int
+    alike:
+      description:
+        - Parameters by which the same statement runs alike on two servers, each with its value in the server's own unit, as a file takes it.
+      type: dict
     parameters:
       description:
         - Parameters that count for a replication, each with C(value) in C(unit), C(source), C(sourcefile), C(sourceline), C(pending_restart),
@@ -342,6 +350,7 @@ from ..module_utils._findings import FINDINGS_OPTIONS, failed_on, summary
 from ..module_utils._parameters import parse_control
 from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, driver, secret_of
 from ..module_utils._replication import (
+    ALIKE_PARAMETERS,
     PARAMETERS,
     Wanted,
     could_not_read,
@@ -411,6 +420,10 @@ SELECT datname AS name, 'libc' AS provider, datcollate AS collate, NULL::text AS
  ORDER BY datname
 """
 DATABASE_BYTES = "SELECT sum(pg_catalog.pg_database_size(oid))::int8 FROM pg_catalog.pg_database"
+ALIKE = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
+ROWS_READ = """
+SELECT coalesce(sum(tup_returned + tup_fetched), 0)::int8 AS rows_read FROM pg_catalog.pg_stat_database WHERE datname = pg_catalog.current_database()
+"""
 
 PLACE = """
 SELECT pg_catalog.pg_current_wal_flush_lsn()::text AS lsn,
@@ -489,7 +502,9 @@ def empty_server(service: str, now: float) -> dict[str, Any]:
         "libc": None,
         "databases": [],
         "database_bytes": None,
+        "rows_read": None,
         "parameters": {},
+        "alike": {},
         "primary": None,
         "standby": None,
     }
@@ -664,6 +679,8 @@ class Run:
             libc=libc_of(row["banner"], self.inside(container, "getconf", "GNU_LIBC_VERSION").strip()),
             databases=session.rows(DATABASES if row["server_version_num"] >= 150000 else DATABASES_BEFORE_15),
             database_bytes=int(session.value(DATABASE_BYTES)),
+            rows_read=int(session.value(ROWS_READ)),
+            alike={item["name"]: item["setting"] for item in session.rows(ALIKE, (list(ALIKE_PARAMETERS),))},
             parameters=parameters_of(settings, self.pending(session, settings)),
         )
         unread = sorted(set(PARAMETERS) - set(values))

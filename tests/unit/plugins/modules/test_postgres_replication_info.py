@@ -21,7 +21,8 @@ RECORDED = Path(__file__).parents[1] / "fixtures/replication"
 QUERIES = {
     getattr(module, name): name
     for name in (
-        "SERVER", "SETTINGS", "PENDING", "DATABASES", "DATABASES_BEFORE_15", "DATABASE_BYTES", "PLACE", "SENDERS", "SLOTS", "RULES", "ROLE_SETTINGS",
+        "SERVER", "SETTINGS", "PENDING", "DATABASES", "DATABASES_BEFORE_15", "DATABASE_BYTES", "ALIKE", "ROWS_READ", "PLACE",
+        "SENDERS", "SLOTS", "RULES", "ROLE_SETTINGS",
         "RECEIVER", "REPLAY", "CONFLICTS",
     )
 }  # fmt: skip
