@@ -696,9 +696,7 @@ class Volume:
         # Without a copy of what the image has there, which would give an empty volume other rights.
         parts = ["type=volume", "target=%s" % ROOT, "volume-nocopy"]
         if not anonymous:
-            parts.append("source=%s" % self.name)
-        if readonly:
-            parts.append("readonly")
+            parts += ["source=%s" % self.name, *(["readonly"] if readonly else [])]
         return ["--mount", ",".join(parts)]
 
     def _run(self, script: str, *args: str, user: str = "0:0", network: str = "none", more: Optional[list[str]] = None,

@@ -142,7 +142,9 @@ class Place:
         return found
 
     def look(self) -> dict[str, Any]:
-        return self(state="read")
+        found = self(state="read")
+        assert not found.get("failed"), found["msg"]
+        return found
 
     def ended(self, seconds: float = 60) -> dict[str, Any]:
         end = time.monotonic() + seconds
@@ -257,7 +259,7 @@ def ids(found: dict[str, Any]) -> list[str]:
 
 def test_from_nothing_to_a_clone_and_back(place: Place) -> None:
     before = place.look()
-    assert (before["state"], before["owner"], before["changed"]) == ("absent", "999:999", False), before
+    assert (before["state"], before["owner"], before["changed"]) == ("absent", "999:999", False)
     predicted = place(True)
     assert (predicted["state"], predicted["changed"], predicted["findings"]) == ("done", True, [])
     assert predicted["diff"] == {"before": f"{place.volume}: absent\n", "after": f"{place.volume}: done\n"}
