@@ -412,7 +412,7 @@ def settings_text(settings: Mapping[str, Any], connection: str, slot: str) -> tu
 def passwords_of(text: str) -> list[str]:
     """Return the passwords in a password file of libpq, so that no message shows one. Pure."""
     found = []
-    for line in text.splitlines():
+    for line in re.split(r"\r?\n", text):
         fields = re.findall(r"(?:\\.|[^\\:])*(?::|\Z)", line)
         if len(fields) >= 5 and not line.startswith("#"):
             raw = line[sum(len(item) for item in fields[:4]) :]
