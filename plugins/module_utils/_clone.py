@@ -246,6 +246,11 @@ class Look:
     marker: Optional[Marker] = None
     broken: str = ""  # why the marker can't be read
 
+    @property
+    def cleared(self) -> bool:
+        """Whether nothing is there that bears a name of ours."""
+        return self.marker is None and not self.broken and not {self.standby, self.new, self.old} - {"none", "empty"}
+
 
 def parse_look(text: str) -> Look:
     """Read what the script has seen. Pure. Raises CloneError for something else."""

@@ -589,14 +589,15 @@ class Run:
 
     def absent(self, volume: Volume) -> None:
         inspected, look, maker, verdict = self.read(volume)
-        self.refused(verdict)
+        ours = inspected is not None and volume.ours(inspected)
+        if not (ours and look.cleared):
+            self.refused(verdict)
         if inspected is not None:
             self.in_the_way(volume, only_writers=False)
         if self.stopped():
             return
         self.findings[:] = [item for item in self.findings if item["id"] != "clone_failed"]
         holders = volume.users() if inspected is not None else []
-        ours = inspected is not None and volume.ours(inspected)
         removable = ours and not holders and not look.entries
         if ours and not removable:
             self.findings.append(
@@ -610,7 +611,7 @@ class Run:
             return
         self.result.update(changed=True, diff={"before": "%s: %s\n" % (volume.name, verdict.state), "after": "%s: absent\n" % volume.name})
         if self.module.check_mode:
-            self.result.update(state="absent", marker={})
+            self.result.update(state="foreign" if look.entries else "absent", marker={})
             return
         self.result["changed"] = False
         self.guard.verify()
