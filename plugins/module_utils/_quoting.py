@@ -120,3 +120,15 @@ def pgpass_escape(value: str) -> str:
         raise QuotingError("it is empty, which libpq takes for no password")
     escaped = value.replace("\\", "\\\\").replace(":", "\\:")
     return "\\" + escaped if escaped == "*" or escaped.startswith("#") else escaped
+
+
+def conninfo_value(value: str) -> str:
+    """Return value as it has to stand behind `name=` in a libpq connection string.
+
+    Single quotes, with a backslash before each quote and backslash in it. An empty value stands in quotes too, and libpq then
+    takes its default. Raises QuotingError for a line break, which no line of a server's configuration file could carry.
+    """
+    _check_text(value, newline=False)
+    if value and _CONNSTR_PLAIN.match(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._pgbouncer_ini import load, words
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._quoting import (
     QuotingError,
+    conninfo_value,
     pgbouncer_connstr_value,
     pgbouncer_ini_value,
     pgpass_escape,
@@ -19,8 +20,9 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._quoting import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
 
-FORMATS = [pgbouncer_ini_value, pgbouncer_connstr_value, userlist_quote, pgpass_escape]
+FORMATS = [pgbouncer_ini_value, pgbouncer_connstr_value, userlist_quote, pgpass_escape, conninfo_value]
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1, max_size=40)
 NASTY = st.text(st.sampled_from("\\'\"$#{}:;,@/%*?=&![]- \tabমা01"), min_size=1, max_size=20)
 
@@ -41,6 +43,9 @@ NASTY = st.text(st.sampled_from("\\'\"$#{}:;,@/%*?=&![]- \tabমা01"), min_siz
         (pgpass_escape, "*", "\\*"),
         (pgpass_escape, "#a#", "\\#a#"),
         (pgpass_escape, "a*", "a*"),
+        (conninfo_value, "", "''"),
+        (conninfo_value, "fd00::1", "fd00::1"),
+        (conninfo_value, "a b\\'", "'a b\\\\\\''"),
     ],
 )
 def test_written(quote: Callable[[str], str], value: str, written: str) -> None:
@@ -85,3 +90,8 @@ def test_our_reader_reads_ours(value: str) -> None:
     assert [(word.key, word.value) for word in words(line[4:])] == [("host", "h"), ("password", value), ("pool_size", "5")]
     ini = load("x", lambda dummy: f"[databases]\n{line}\n[pgbouncer]\na = 1\n")
     assert [item.key for item in ini.entries] == ["d", "a"]
+
+
+@given(TEXT | NASTY)
+def test_libpq_reads_ours(value: str) -> None:
+    assert parse_dsn(f"host=h password={conninfo_value(value)} user=u") == {"host": "h", "password": value, "user": "u"}
