@@ -29,6 +29,8 @@ import ca.uhn.fhir.rest.server.provider.ResourceProviderFactory;
 import ca.uhn.fhir.rest.server.util.ISearchParamRegistry;
 import jakarta.persistence.EntityManagerFactory;
 import java.util.Properties;
+import javax.sql.DataSource;
+import org.springframework.beans.factory.ObjectProvider;
 import org.springframework.beans.factory.config.ConfigurableListableBeanFactory;
 import org.springframework.boot.web.context.WebServerGracefulShutdownLifecycle;
 import org.springframework.boot.web.servlet.ServletRegistrationBean;
@@ -78,12 +80,14 @@ class FhirServerConfig {
             ConfigurableListableBeanFactory beans,
             FhirContext fhir,
             JpaStorageSettings storage,
-            ReadRouting reads,
+            DataSource dataSource,
+            ObjectProvider<ReadRouting> reads,
             Environment environment) {
         LocalContainerEntityManagerFactoryBean factory =
                 HapiEntityManagerFactoryUtil.newEntityManagerFactory(beans, fhir, storage);
         factory.setPersistenceUnitName("fhir");
-        factory.setDataSource(reads.jpaDataSource());
+        factory.setDataSource(dataSource);
+        reads.ifAvailable(routing -> factory.setDataSource(routing.dataSource()));
         Properties jpa = new Properties();
         jpa.setProperty("hibernate.dialect", HapiFhirPostgresDialect.class.getName());
         // Flyway owns the schema. "validate" is for a check by hand after a HAPI update; "update"
@@ -117,7 +121,7 @@ class FhirServerConfig {
             IValidationSupport validationSupport,
             DatabaseBackedPagingProvider paging,
             RejectionDetail rejectionDetail,
-            ReadRouting reads,
+            ObjectProvider<ReadRouting> reads,
             IgSettings ig) {
         RestfulServer server = new RestfulServer(fhir);
         server.setServerName("BD FHIR National");
@@ -126,12 +130,9 @@ class FhirServerConfig {
         server.registerProviders(resourceProviders.createProviders());
         // The factory makes the resources' providers only; operations stand apart.
         server.registerProviders(systemProvider, valueSetOperations, bulkExport, reindex);
-        if (reads.enabled()) {
-            reads.applyTo(server);
-        } else {
-            server.setPagingProvider(paging);
-        }
+        server.setPagingProvider(paging);
         server.registerInterceptor(rejectionDetail);
+        reads.ifAvailable(routing -> routing.prepare(server));
         server.setServerConformanceProvider(new IgCapabilityStatementProvider(
                 server,
                 systemDao,

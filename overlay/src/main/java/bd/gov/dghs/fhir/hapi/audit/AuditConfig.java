@@ -14,8 +14,8 @@ class AuditConfig {
     FilterRegistrationBean<AuditFilter> auditFilter(AuditWriter writer) {
         FilterRegistrationBean<AuditFilter> filter = new FilterRegistrationBean<>(new AuditFilter(writer));
         filter.addUrlPatterns("/fhir/*");
-        // Outside of the one that may let the servlet serve a request twice.
-        filter.setOrder(Ordered.LOWEST_PRECEDENCE - 10);
+        // Around the filter of the read routing, which may run a request twice: it is one request here.
+        filter.setOrder(Ordered.LOWEST_PRECEDENCE - 100);
         return filter;
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 package bd.gov.dghs.fhir.hapi.audit;
 
+import bd.gov.dghs.fhir.hapi.HeldResponse;
 import jakarta.servlet.FilterChain;
 import jakarta.servlet.ServletException;
 import jakarta.servlet.http.HttpServletRequest;

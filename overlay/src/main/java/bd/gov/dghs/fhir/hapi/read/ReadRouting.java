@@ -1,130 +1,129 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 package bd.gov.dghs.fhir.hapi.read;
 
+import ca.uhn.fhir.context.FhirContext;
 import ca.uhn.fhir.rest.server.RestfulServer;
+import com.zaxxer.hikari.HikariConfig;
 import com.zaxxer.hikari.HikariDataSource;
+import com.zaxxer.hikari.metrics.micrometer.MicrometerMetricsTrackerFactory;
 import io.micrometer.core.instrument.MeterRegistry;
 import jakarta.servlet.Filter;
-import java.sql.SQLException;
+import java.sql.Connection;
+import java.time.Duration;
 import java.util.Optional;
-import java.util.Set;
-import java.util.concurrent.ExecutorService;
-import java.util.concurrent.Executors;
 import javax.sql.DataSource;
 import org.springframework.jdbc.datasource.LazyConnectionDataSourceProxy;
 
 /**
- * The read data source as one part: off, or a pool to a standby with the threads that watch it.
+ * All parts of the read routing, put together.
  *
- * <p>Its pool is no bean on purpose: the health of this server is that of the primary, without which
- * it is of no use, and not that of a standby, without which it serves all the same.
+ * <p>It holds its pool and data source itself. As beans they would be found by whoever looks for a data
+ * source, first of all by the health check, which would take the server down together with the standby.
  */
 public final class ReadRouting implements AutoCloseable {
 
-    private static final long LOOK_MS = 1000;
-    private static final long LOOK_WAITED_FOR_MS = 4;
+    private static final int SLOWEST_CHECK_MS = 1_000;
 
-    private final DataSource jpa;
-    private final ReadSettings settings;
     private final HikariDataSource pool;
-    private final Positions positions;
-    private final Standby standby;
+    private final DataSource dataSource;
     private final PrimaryPosition primary;
-    private final ExecutorService threads;
+    private final Circuit circuit;
+    private final StandbyMonitor monitor;
+    private final Filter filter;
 
-    private ReadRouting(DataSource jpa) {
-        this.jpa = jpa;
-        this.settings = null;
-        this.pool = null;
-        this.positions = null;
-        this.standby = null;
-        this.primary = null;
-        this.threads = null;
+    ReadRouting(ReadSettings settings, DataSource primaryPool, FhirContext fhir, MeterRegistry meters) {
+        pool = pool(settings, meters);
+        dataSource = lazy(new RoutingDataSource(primaryPool, pool));
+        LagMeter lag = new LagMeter();
+        circuit = new Circuit(System::nanoTime, this::giveUpConnections);
+        primary = new PrimaryPosition(new JdbcPrimary(primaryPool), lag);
+        monitor = new StandbyMonitor(
+                new JdbcStandby(settings.standby(), pool),
+                primary::cluster,
+                lag,
+                circuit,
+                settings.maxLag(),
+                System::nanoTime);
+        ReadMetrics metrics = new ReadMetrics(meters, circuit, monitor);
+        ReadGate gate =
+                new ReadGate(new ReadPaths(fhir.getResourceTypes()), settings, circuit, monitor, primary, metrics);
+        filter = new ReadFilter(gate, primary, circuit, metrics, settings.heldBytes());
+        primary.start();
+        monitor.start();
     }
 
-    private ReadRouting(DataSource primaryPool, HikariDataSource pool, Positions positions, ReadSettings settings) {
-        this.settings = settings;
-        this.pool = pool;
-        this.positions = positions;
-        // Without the lazy proxy a transaction would have its connection before it is known what it does.
-        this.jpa = new LazyConnectionDataSourceProxy(new RoutingDataSource(primaryPool, pool));
-        this.standby = new Standby(positions, settings.maxLagSeconds(), System::nanoTime);
-        this.threads = Executors.newCachedThreadPool(work -> {
-            Thread thread = new Thread(work, "read-routing");
-            thread.setDaemon(true);
-            return thread;
-        });
-        this.primary = new PrimaryPosition(positions, standby, threads);
-        threads.execute(this::watchStandby);
-        threads.execute(this::watchPrimary);
+    /** For the entity manager factory, and for nothing else. */
+    public DataSource dataSource() {
+        return dataSource;
     }
 
-    static ReadRouting off(DataSource primaryPool) {
-        return new ReadRouting(primaryPool);
+    /** Has to be the last filter before the servlet. */
+    public Filter filter() {
+        return filter;
     }
 
-    static ReadRouting on(DataSource primaryPool, HikariDataSource pool, Positions positions, ReadSettings settings) {
-        return new ReadRouting(primaryPool, pool, positions, settings);
+    /** The server keeps its paging provider. */
+    public void prepare(RestfulServer server) {
+        server.registerInterceptor(new OffsetPaging());
+        server.registerInterceptor(new FailureWitness());
     }
 
-    /** The data source for JPA. */
-    public DataSource jpaDataSource() {
-        return jpa;
+    Circuit.State state() {
+        return circuit.state();
     }
 
-    public boolean enabled() {
-        return settings != null;
-    }
-
-    /** Pages by offset, which write nothing, and HAPI's failures told to the filter. */
-    public void applyTo(RestfulServer server) {
-        server.setPagingProvider(null);
-        server.setDefaultPageSize(settings.pageSize());
-        server.setMaximumPageSize(settings.maxPageSize());
-        server.registerInterceptor(new StandbyFailure());
-    }
-
-    Optional<Standby> standby() {
-        return Optional.ofNullable(standby);
-    }
-
-    Filter filter(Set<String> types, MeterRegistry meters) {
-        return new ReadRoutingFilter(settings, standby, primary, types, meters);
-    }
-
-    private void watchStandby() {
-        try {
-            while (!Thread.currentThread().isInterrupted()) {
-                standby.look();
-                standby.pause(LOOK_MS, LOOK_WAITED_FOR_MS);
-            }
-        } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-        }
-    }
-
-    /** A standby that nobody reads has a lag too. */
-    private void watchPrimary() {
-        try {
-            while (!Thread.currentThread().isInterrupted()) {
-                try {
-                    primary.ask(2 * LOOK_MS);
-                } catch (SQLException e) {
-                    // The standby's lag is then told from what is known.
-                }
-                Thread.sleep(LOOK_MS);
-            }
-        } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-        }
+    Optional<LagMeter.Lag> lag() {
+        return monitor.lag();
     }
 
     @Override
     public void close() {
-        if (threads != null) {
-            threads.shutdownNow();
-            positions.close();
-            pool.close();
-        }
+        monitor.close();
+        primary.close();
+        pool.close();
+    }
+
+    /** Those in use fail at once instead of after their time-out; none of the others is used again. */
+    private void giveUpConnections() {
+        Route.cutAll();
+        pool.getHikariPoolMXBean().softEvictConnections();
+    }
+
+    private static HikariDataSource pool(ReadSettings settings, MeterRegistry meters) {
+        HikariConfig config = new HikariConfig();
+        config.setPoolName("fhir-read");
+        config.setJdbcUrl(settings.standby().url());
+        config.setUsername(settings.standby().username());
+        config.setPassword(settings.standby().password());
+        config.setMaximumPoolSize(settings.poolSize());
+        config.setMinimumIdle(1);
+        // A standby that was promoted would take a write; its connections from here do not.
+        config.setReadOnly(true);
+        config.setConnectionTimeout(settings.connectionTimeout().toMillis());
+        config.setValidationTimeout(Math.min(settings.connectionTimeout().toMillis(), SLOWEST_CHECK_MS));
+        // A missing standby must not keep the server from starting.
+        config.setInitializationFailTimeout(-1);
+        config.addDataSourceProperty("connectTimeout", seconds(settings.connectionTimeout()));
+        config.addDataSourceProperty("loginTimeout", seconds(settings.connectionTimeout()));
+        config.addDataSourceProperty("socketTimeout", seconds(settings.socketTimeout()));
+        config.setExceptionOverrideClassName(ConnectionWitness.class.getName());
+        config.setMetricsTrackerFactory(new MicrometerMetricsTrackerFactory(meters));
+        return new HikariDataSource(config);
+    }
+
+    private static String seconds(Duration duration) {
+        // Rounded up, because none would mean for ever.
+        return Long.toString((duration.toMillis() + 999) / 1_000);
+    }
+
+    /** The connection is fetched with the first statement, when it is known who needs it. */
+    private static DataSource lazy(DataSource target) {
+        LazyConnectionDataSourceProxy lazy = new LazyConnectionDataSourceProxy();
+        lazy.setTargetDataSource(target);
+        // Given, because it would otherwise open a connection to find them out.
+        lazy.setDefaultAutoCommit(true);
+        lazy.setDefaultTransactionIsolation(Connection.TRANSACTION_READ_COMMITTED);
+        lazy.afterPropertiesSet();
+        return lazy;
     }
 }

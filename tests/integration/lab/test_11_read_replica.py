@@ -1,0 +1,277 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A streaming standby beside the primary, read by HAPI: made, broken in every way that there is, healed, and taken away, under load."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from load import Load
+from pilot_host import PROJECT, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
+
+pytestmark = [pytest.mark.lab]
+
+STANDBY = "postgres-fhir-replica"
+VOLUME = "bd-fhir-national_postgres-fhir-replica-data"
+PAIRS = Path(__file__).parents[2] / "lab/pairs.py"
+SMALL = ("-e", "postgres_replica_memory=512m")
+
+
+def container() -> str:
+    return f"bd-fhir-national-{STANDBY}-1"
+
+
+def psql(sql: str, service: str = "bd-postgres-fhir", check: bool = True) -> str:
+    return on_host("docker", "exec", "-u", "postgres", service, "psql", "-XAtq", "-U", "postgres", "-d", "fhirdb", "-c", sql, check=check).strip()
+
+
+def streams() -> bool:
+    return psql(f"SELECT state FROM pg_stat_replication WHERE application_name = '{STANDBY}'") == "streaming"
+
+
+def figures() -> dict[str, float]:
+    """What the replicas have counted of their reads, all together."""
+    found: dict[str, float] = {}
+    for replica in replicas():
+        text = on_host("curl", "-fsS", "-m", "20", f"http://{replica.address}:8080/actuator/prometheus")
+        for name, labels, value in re.findall(r"^(fhir_read_\w+)(\{.*?\})? (\S+)$", text, re.MULTILINE):
+            key = name + "".join(":" + item for item in re.findall(r'(?:route|reason)="(\w+)"', labels))
+            found[key] = found.get(key, 0) + float(value)
+    return found
+
+
+def sent(before: dict[str, float], after: dict[str, float], what: str) -> float:
+    return sum(after[key] - before.get(key, 0) for key in after if key.startswith("fhir_read_requests_total") and what in key.split(":"))
+
+
+def back() -> bool:
+    """Every replica sends reads to the standby."""
+    return figures()["fhir_read_standby_up"] == len(replicas())
+
+
+def pairs(count: int, seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        on_host("python3", "-", str(count), str(seconds), *(item.address for item in replicas()), data=PAIRS.read_text(encoding="utf-8"))
+    )
+    return found
+
+
+def primary_state() -> str:
+    """Everything of the primary that a rollback has to give back."""
+    settings = "SELECT name, setting, source FROM pg_settings WHERE source NOT IN ('client', 'session') ORDER BY name"
+    files = "SELECT pg_read_file(current_setting('hba_file')), pg_read_file('postgresql.auto.conf')"
+    slots = "SELECT slot_name FROM pg_replication_slots"
+    globals_ = on_host("docker", "exec", "-u", "postgres", "bd-postgres-fhir", "pg_dumpall", "-U", "postgres", "--globals-only")
+    # A random word of each dump, with which psql refuses what was put in between.
+    globals_ = re.sub(r"(?m)^\\(un)?restrict .*$", "", globals_)
+    return "\n".join([psql(settings), psql(files), psql(slots), globals_])
+
+
+@pytest.fixture(scope="module")
+def before(scaled: None) -> Iterator[dict[str, str]]:
+    ok("rollback_add_read_replica")
+    state = {**owner_files(), "primary": primary_state()}
+    yield state
+    # Whatever has failed: the next file begins without it.
+    ok("rollback_add_read_replica")
+
+
+def test_check_changes_nothing_and_tells_the_plan(before: dict[str, str]) -> None:
+    untouched = snapshot()
+    result = ok("add_read_replica", "--check", "--diff", *SMALL)
+    assert snapshot() == untouched
+    for part in ("Expected interruption: none", "slot bd_fhir_replica", "x-bd-fhir-before"):
+        assert part in " ".join(result.out.split()), part
+
+
+WRONG = {
+    "slot_of_another": ("SELECT pg_create_physical_replication_slot('taken')", {"postgres_replica_slot": "taken"},
+                        "no run of ours has made", "SELECT pg_drop_replication_slot('taken')"),
+    "wrong_password": ("SELECT 1", {"postgres_replica_login_password_variable": "FHIR_DB_APP_PASSWORD"}, "password", "SELECT 1"),
+    "slot_name": ("SELECT 1", {"postgres_replica_slot": "Not A Slot"}, "lower-case letters", "SELECT 1"),
+    "cap": ("SELECT 1", {"postgres_replica_slot_cap": "much"}, "a size such as 20GB", "SELECT 1"),
+    "service_of_another": ("SELECT 1", {"postgres_replica_service": "nginx"}, "no run of ours has made", "SELECT 1"),
+}
+
+
+@pytest.mark.parametrize(("prepare", "arguments", "says", "clean"), [
+    pytest.param(*values, id=name, marks=[] if name == "service_of_another" else [pytest.mark.full]) for name, values in WRONG.items()
+])
+def test_wrong_input_is_refused(before: dict[str, str], prepare: str, arguments: dict[str, str], says: str, clean: str) -> None:
+    psql(prepare)
+    try:
+        refused = play("add_read_replica", "-e", json.dumps(arguments), *SMALL)
+        assert refused.rc != 0
+        assert says in " ".join(refused.out.split()), refused.out[-3000:]
+        assert "Traceback" not in refused.out
+    finally:
+        psql(clean)
+    # What was remembered before the refusal of the primary itself goes with the way back.
+    ok("rollback_add_read_replica")
+    assert primary_state() == before["primary"]
+
+
+def test_made_under_load_and_read_by_every_replica(before: dict[str, str]) -> None:
+    started = on_host("docker", "inspect", "--format", "{{.State.StartedAt}}", "bd-postgres-fhir")
+    with Load() as load:
+        time.sleep(2)
+        result = ok("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL)
+        start = figures()
+        time.sleep(15)
+        end = figures()
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert result.changed > 0
+    assert healthy(3)
+    assert streams()
+    assert psql("SELECT pg_is_in_recovery()", container()) == "t"
+    assert on_host("docker", "inspect", "--format", "{{.State.StartedAt}}", "bd-postgres-fhir") == started
+    standby, primary = sent(start, end, "standby"), sent(start, end, "primary") - sent(start, end, "not_routable")
+    print(f"reads: {standby:.0f} by the standby, {primary:.0f} by the primary, share {standby / max(1, standby + primary):.3f}")
+    assert standby > 20
+    assert standby / (standby + primary) > 0.8
+
+
+def test_second_run_changes_nothing(before: dict[str, str]) -> None:
+    untouched = snapshot()
+    assert ok("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL).changed == 0
+    assert snapshot() == untouched
+    said = owner_up()
+    assert "Recreate" not in said
+    assert snapshot() == untouched, said
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.full)])
+def test_who_writes_through_one_replica_reads_it_through_another(before: dict[str, str], count: int) -> None:
+    start = figures()
+    found = pairs(count, 1500)
+    end = figures()
+    assert (found["pairs"], found["stale"], found["errors"]) == (count, [], [])
+    standby, primary = sent(start, end, "standby"), sent(start, end, "primary") - sent(start, end, "not_routable")
+    print(f"{count} pairs: {standby:.0f} reads by the standby, {primary:.0f} by the primary, p95 {found['ms'][int(count * 0.95)]} ms")
+    assert standby > count / 2
+
+
+def test_killed_under_load_nobody_notices(before: dict[str, str]) -> None:
+    """By SIGKILL to the server itself: what restarts it is the restart policy of the fragment."""
+    pid = on_host("docker", "inspect", "--format", "{{.State.Pid}}", container()).strip()
+    start = figures()
+    with Load(rate=20) as load:
+        time.sleep(3)
+        on_host("kill", "-9", pid)
+        until("it streams again", 120, lambda: streams())
+        until("it is read again", 60, back)
+        time.sleep(3)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    end = figures()
+    assert sent(start, end, "out") + sent(start, end, "retried") > 0, "no read has met the dead standby"
+
+
+@pytest.mark.full
+def test_stopped_paused_and_made_anew_nobody_notices(before: dict[str, str]) -> None:
+    with Load() as load:
+        time.sleep(2)
+        on_host("docker", "pause", container())
+        time.sleep(8)
+        on_host("docker", "unpause", container())
+        until("it is read again", 90, back)
+        on_host("docker", "compose", "--project-directory", PROJECT, "--env-file", f"{PROJECT}/.env", "up", "-d", "--force-recreate", STANDBY)
+        until("it streams again", 120, lambda: streams())
+        until("it is read again", 60, back)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+
+
+@pytest.mark.full
+def test_a_replay_that_stands_still_gives_no_stale_answer(before: dict[str, str]) -> None:
+    psql("SELECT pg_wal_replay_pause()", container())
+    try:
+        found = pairs(60, 120)
+        assert (found["stale"], found["errors"]) == ([], [])
+        result = ok("assess")
+        assert "replay_paused" in result.out
+    finally:
+        psql("SELECT pg_wal_replay_resume()", container())
+    until("it is read again", 60, back)
+
+
+@pytest.mark.full
+def test_a_cut_link_is_seen_and_healed(before: dict[str, str]) -> None:
+    pid = on_host("docker", "inspect", "--format", "{{.State.Pid}}", container()).strip()
+    rule = ("nsenter", "-t", pid, "-n", "iptables", "{}", "INPUT", "-p", "tcp", "--sport", "5432", "-j", "DROP")
+    with Load() as load:
+        on_host(*(item.format("-A") for item in rule))
+        try:
+            time.sleep(12)
+            assert figures()["fhir_read_standby_up"] == 0 or psql("SELECT 1") == "1"
+            result = ok("assess")
+            assert re.search(r"standby_link_cut|standby_not_streaming", result.out), result.out[-3000:]
+        finally:
+            on_host(*(item.format("-D") for item in rule))
+        ok("add_read_replica", *SMALL)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert streams()
+
+
+@pytest.mark.full
+def test_a_lost_slot_is_told_and_cloned_anew_on_request(before: dict[str, str]) -> None:
+    psql("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
+    psql("SELECT pg_reload_conf()")
+    on_host("docker", "stop", container())
+
+    def lost() -> bool:
+        psql("CREATE TABLE IF NOT EXISTS filler (n int)")
+        psql("INSERT INTO filler VALUES (1)")
+        psql("SELECT pg_switch_wal()")
+        psql("CHECKPOINT")
+        return psql("SELECT wal_status FROM pg_replication_slots") == "lost"
+
+    until("the slot is lost", 120, lost)
+    psql("DROP TABLE filler")
+    refused = play("add_read_replica", "-e", "postgres_replica_ready_timeout=9", *SMALL)
+    assert refused.rc != 0
+    assert "slot_lost" in refused.out
+    ok("add_read_replica", "-e", "postgres_replica_reclone=true", "-e", "postgres_replica_slot_cap=2GB", *SMALL)
+    assert streams()
+    until("it is read again", 60, back)
+
+
+def test_the_way_back_leaves_nothing(before: dict[str, str]) -> None:
+    with Load() as load:
+        time.sleep(2)
+        result = ok("rollback_add_read_replica")
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert result.changed > 0
+    assert {**owner_files(), "primary": primary_state()} == before
+    assert VOLUME not in on_host("docker", "volume", "ls", "-q")
+    assert healthy(3)
+    untouched = snapshot()
+    assert ok("rollback_add_read_replica").changed == 0
+    assert snapshot() == untouched
+
+
+@pytest.mark.full
+def test_a_promoted_standby_is_never_taken_away(before: dict[str, str]) -> None:
+    ok("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
+    psql("SELECT pg_promote()", container())
+    untouched = snapshot()
+    for verb in ("add_read_replica", "rollback_add_read_replica"):
+        refused = play(verb, *(SMALL if verb == "add_read_replica" else ()))
+        assert refused.rc != 0
+        assert "promoted" in refused.out
+    assert snapshot() == untouched
+    # The operator has decided, and removes it by hand.
+    on_host("docker", "compose", "--project-directory", PROJECT, "--env-file", f"{PROJECT}/.env", "rm", "-fs", STANDBY)
+    on_host("docker", "volume", "rm", VOLUME)
+    ok("rollback_add_read_replica")
+    assert primary_state() == before["primary"]
