@@ -89,7 +89,8 @@ _REASONS = (
     (
         "password",
         ("password authentication failed", "no password supplied", "sasl authentication failed"),
-        "The password in the passfile is wrong, or none of its lines fits: they name host, port, the database `replication` and the user.",
+        "The password in the passfile is wrong, or none of its lines fits (they name host, port, the database `replication` and the user), or the"
+        " role does not exist.",
     ),
     (
         "role",
