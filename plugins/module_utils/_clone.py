@@ -79,7 +79,7 @@ _REASONS = (
     (
         "passfile",
         ("has group or world access", "could not open password file", "passfile can't be read"),
-        "The file must belong to the user of the image's server, see RV(owner), with mode 0600.",
+        "The file must have mode 0600 and belong to the user of the image's server, whom state read returns as owner.",
     ),
     (
         "hba",
@@ -378,7 +378,8 @@ def why_failed(maker: Optional[Maker], clean_log: str) -> tuple[str, str, str]:
     if maker.exit_code == 0:
         return "unknown", "the container that cloned has ended, and left no clone", again
     kind, hint = reason_of(lines)
-    if kind == "unknown" and maker.exit_code in (137, 143):
+    # 255 is what Docker says of one that it has lost sight of, as when the host went down.
+    if kind == "unknown" and maker.exit_code in (137, 143, 255):
         return "killed", "the container that cloned was killed (exit code %d)" % maker.exit_code, again
     return kind, lines or "exit code %d, and no word" % maker.exit_code, hint
 
@@ -453,7 +454,7 @@ cd %(root)s || exit 1
 LOOK = (
     _COMMON
     + r"""
-plain() { tr -c '[:print:]' '?' ; }
+plain() { tr -c ' -~' '?'; }
 kind() {
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then echo none
   elif [ ! -d "$1" ] || [ -L "$1" ]; then echo other

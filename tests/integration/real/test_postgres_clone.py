@@ -19,6 +19,8 @@ from typing import Any
 
 import psycopg2
 import pytest
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _clone
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._compose import ComposeError
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._quoting import pgpass_escape
 from ansible_collections.dghs.bd_fhir.plugins.modules import postgres_clone
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SUPERUSER_PASSWORD, Databases, image
@@ -35,6 +37,7 @@ DIRECTORY = ROOT + "/standby"
 # Case 21: both characters that a password file has to escape, and some that others would.
 PASSWORD = "a:b\\c'd \"e$f#1*"
 SLOW = "32k"
+PASSFILE = "/run/bd-fhir/passfile"
 
 
 class Site(Databases):
@@ -181,7 +184,7 @@ class Place:
         """Start the standby as compose would."""
         docker(
             "run", "-d", "--name", self.standby, "--network", self.site.network, "-e", f"PGDATA={DIRECTORY}", "-v", f"{self.volume}:{ROOT}",
-            "-v", f"{self.passfile}:/run/bd-fhir/passfile:ro", self.picture, "postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB",
+            "-v", f"{self.passfile}:{PASSFILE}:ro", self.picture, "postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB",
         )  # fmt: skip
 
     def down(self) -> None:
@@ -488,16 +491,37 @@ def test_one_free_sender_is_not_enough(place: Place) -> None:
 
 @pytest.mark.full
 def test_a_slot_that_somebody_streams_by(place: Place) -> None:
-    with place.site.senders(1) as (other,):
-        cursor = other.cursor()
-        cursor.start_replication(slot_name=place.slot, slot_type=extras.REPLICATION_PHYSICAL)
-        place.site.until("the other one", lambda: place.site.sql(f"SELECT active {place.in_slots}") == "t")
-        assert place()["changed"]
-        failed = place.ended()
-        assert (failed["state"], failed["reason"]) == ("failed", "slot_active")
-        assert place.site.sql(f"SELECT active {place.in_slots}") == "t"
-        cursor.close()
+    way = f"host=postgres user=repl passfile={PASSFILE}"
+    docker(
+        "run", "-d", "--name", place.standby, "--network", place.site.network, "--user", "999:999", "-v", f"{place.passfile}:{PASSFILE}:ro",
+        "--entrypoint", "pg_receivewal", place.picture, "-d", way, "-D", "/tmp", "-S", place.slot,
+    )  # fmt: skip
+    place.site.until("the other one", lambda: place.site.sql(f"SELECT active {place.in_slots}") == "t")
+    assert place()["changed"]
+    failed = place.ended()
+    assert (failed["state"], failed["reason"]) == ("failed", "slot_active")
+    assert place.site.sql(f"SELECT active {place.in_slots}") == "t"
+    place.down()
     place.made()
+
+
+@pytest.mark.full
+def test_the_scripts_themselves_remove_nothing_that_was_exchanged(place: Place, make_docker: Callable[..., Any]) -> None:
+    """Whatever was seen before: somebody may have put other data there since."""
+    made = place.made()
+    place()
+    volume = _clone.Volume(make_docker(place.site.dir), place.volume, place.picture)
+    for wrong in ("", "f" * 32):
+        with pytest.raises(ComposeError, match="not the one that was seen"):
+            volume.wipe(wrong)
+        marker = _clone.new_marker("1", "postgres", 5432, "s", "i", wrong)
+        with pytest.raises(ComposeError, match="not the one that was seen"):
+            volume.prepare("999:999", marker)
+    place.inside("rm standby/standby.signal")
+    with pytest.raises(ComposeError, match="not the one that was seen"):
+        volume.wipe(made["marker"]["id"])
+    assert json.loads(place.inside("cat bd_fhir_clone.json")) == made["marker"]
+    assert place.inside("ls -A") == "bd_fhir_clone.json\nstandby"
 
 
 @pytest.fixture

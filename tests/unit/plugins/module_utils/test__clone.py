@@ -100,6 +100,7 @@ def maker(**values: Any) -> Maker:
         (None, "killed", "gone"),
         (maker(state="created"), "killed", "gone"),
         (maker(exit_code=137), "killed", "137"),
+        (maker(exit_code=255), "killed", "255"),
         (maker(exit_code=137, oom_killed=True), "memory", "memory"),
         (maker(exit_code=0), "unknown", "left no clone"),
         (maker(log=said("ok") + said("active")), "slot_active", "active for PID"),
