@@ -37,6 +37,8 @@ JOB = "/bd-fhir-clone"
 NEEDED = 1.1
 # Seconds; removing a large directory takes its time.
 REMOVE_SECONDS = 900
+# Seconds that a slot may still be held by what was killed: a primary that hears nothing gives up after 60 (wal_sender_timeout).
+SLOT_SECONDS = 66
 # Exit code of a script of ours: the password file can't be read.
 NOT_READABLE = 40
 # What this module writes itself; a value of the caller would be another one's.
@@ -551,20 +553,37 @@ fail() {
 mkdir -m 0700 standby.new || exit 1
 set -- -d "$conninfo" -D ROOT/standby.new -X stream -S "$slot" -c fast -P -w
 if [ -n "$rate" ]; then set -- "$@" -r "$rate"; fi
-pg_basebackup "$@" &
-maker=$!
 trap 'kill "$maker"; wait "$maker"; rm -rf standby.new; exit 143' TERM INT
-# The file system may be the primary's too: it must not be filled.
-while kill -0 "$maker" 2> /dev/null; do
-  free=$(df -Pk . | awk 'NR == 2 { print $4 }')
-  if [ "${free:-$least}" -lt "$least" ]; then
-    kill "$maker"
-    wait "$maker"
-    fail "No space left on device but $free kB, and $least kB must stay free (min_free_bytes)"
-  fi
-  sleep 1
+said=/tmp/bd-fhir-said
+mkfifo "$said.pipe" || exit 1
+waited=0
+while :; do
+  tee "$said" < "$said.pipe" >&2 &
+  teller=$!
+  pg_basebackup "$@" 2> "$said.pipe" &
+  maker=$!
+  # The file system may be the primary's too: it must not be filled.
+  while kill -0 "$maker" 2> /dev/null; do
+    free=$(df -Pk . | awk 'NR == 2 { print $4 }')
+    if [ "${free:-$least}" -lt "$least" ]; then
+      kill "$maker"
+      wait "$maker"
+      fail "No space left on device but $free kB, and $least kB must stay free (min_free_bytes)"
+    fi
+    sleep 1
+  done
+  wait "$maker"
+  code=$?
+  # All that was said has to be in the log before this ends.
+  wait "$teller"
+  [ "$code" -ne 0 ] || break
+  rm -rf standby.new
+  # A clone that was killed a moment ago holds the slot until the primary notices: the former one's end is waited for.
+  if [ "$waited" -ge PATIENCE ] || ! grep -q 'is active for PID' "$said"; then exit "$code"; fi
+  waited=$((waited + 3))
+  sleep 3
+  mkdir -m 0700 standby.new || exit 1
 done
-wait "$maker" || { code=$?; rm -rf standby.new; exit "$code"; }
 [ -z "$(ls -A standby.new/pg_tblspc)" ] || fail 'the primary has tablespaces of its own'
 found=$(pg_controldata -D standby.new | sed -n 's/^Database system identifier: *//p')
 [ "$found" = "$system" ] || fail "the server has system identifier $found, not $system"
@@ -582,7 +601,7 @@ sync
 cd .. || exit 1
 finish || { echo 'bd-fhir: the finished copy could not be put in its place' >&2; exit 1; }
 """
-).replace("ROOT", ROOT).replace("JOB", JOB)
+).replace("ROOT", ROOT).replace("JOB", JOB).replace("PATIENCE", str(SLOT_SECONDS))
 
 # As the server's user, on the network of the clone: $1 the file with the password, $2 the connection string.
 ASK = (

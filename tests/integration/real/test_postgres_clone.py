@@ -187,6 +187,15 @@ class Place:
             "-v", f"{self.passfile}:{PASSFILE}:ro", self.picture, "postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB",
         )  # fmt: skip
 
+    def take_the_slot(self) -> None:
+        """Let somebody else stream by it, in the standby's place."""
+        way = f"host=postgres user=repl passfile={PASSFILE}"
+        docker(
+            "run", "-d", "--name", self.standby, "--network", self.site.network, "--user", self.owner, "-v", f"{self.passfile}:{PASSFILE}:ro",
+            "--entrypoint", "pg_receivewal", self.picture, "-d", way, "-D", "/tmp", "-S", self.slot,
+        )  # fmt: skip
+        self.site.until("the other one", lambda: self.site.sql(f"SELECT active {self.in_slots}") == "t")
+
     def down(self) -> None:
         docker("rm", "-f", self.standby)
 
@@ -491,18 +500,26 @@ def test_one_free_sender_is_not_enough(place: Place) -> None:
 
 @pytest.mark.full
 def test_a_slot_that_somebody_streams_by(place: Place) -> None:
-    way = f"host=postgres user=repl passfile={PASSFILE}"
-    docker(
-        "run", "-d", "--name", place.standby, "--network", place.site.network, "--user", "999:999", "-v", f"{place.passfile}:{PASSFILE}:ro",
-        "--entrypoint", "pg_receivewal", place.picture, "-d", way, "-D", "/tmp", "-S", place.slot,
-    )  # fmt: skip
-    place.site.until("the other one", lambda: place.site.sql(f"SELECT active {place.in_slots}") == "t")
+    place.take_the_slot()
     assert place()["changed"]
-    failed = place.ended()
+    # It could be what a kill has left, so it is waited for.
+    place.site.until("the second try", lambda: sum("is active for PID" in line for line in place.look()["log"]) > 1)
+    assert place.look()["state"] == "cloning"
+    failed = place.ended(120)
     assert (failed["state"], failed["reason"]) == ("failed", "slot_active")
     assert place.site.sql(f"SELECT active {place.in_slots}") == "t"
     place.down()
     place.made()
+
+
+@pytest.mark.full
+def test_a_slot_that_is_let_go_meanwhile(place: Place) -> None:
+    place.take_the_slot()
+    assert place()["changed"]
+    place.site.until("the first try", lambda: any("is active for PID" in line for line in place.look()["log"]))
+    place.down()
+    found = place.ended()
+    assert (found["state"], found["changed"]) == ("done", False)
 
 
 @pytest.mark.full
