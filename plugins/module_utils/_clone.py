@@ -37,6 +37,8 @@ JOB = "/bd-fhir-clone"
 NEEDED = 1.1
 # Seconds; removing a large directory takes its time.
 REMOVE_SECONDS = 900
+# Seconds that a slot may still be held by what was killed: a primary that hears nothing gives up after 60 (wal_sender_timeout).
+SLOT_SECONDS = 66
 # Exit code of a script of ours: the password file can't be read.
 NOT_READABLE = 40
 # What this module writes itself; a value of the caller would be another one's.
@@ -79,7 +81,7 @@ _REASONS = (
     (
         "passfile",
         ("has group or world access", "could not open password file", "passfile can't be read"),
-        "The file must belong to the user of the image's server, see RV(owner), with mode 0600.",
+        "The file must have mode 0600 and belong to the user of the image's server, whom state read returns as owner.",
     ),
     (
         "hba",
@@ -89,7 +91,8 @@ _REASONS = (
     (
         "password",
         ("password authentication failed", "no password supplied", "sasl authentication failed"),
-        "The password in the passfile is wrong, or none of its lines fits: they name host, port, the database `replication` and the user.",
+        "The password in the passfile is wrong, or none of its lines fits (they name host, port, the database `replication` and the user), or the"
+        " role does not exist.",
     ),
     (
         "role",
@@ -377,7 +380,8 @@ def why_failed(maker: Optional[Maker], clean_log: str) -> tuple[str, str, str]:
     if maker.exit_code == 0:
         return "unknown", "the container that cloned has ended, and left no clone", again
     kind, hint = reason_of(lines)
-    if kind == "unknown" and maker.exit_code in (137, 143):
+    # 255 is what Docker says of one that it has lost sight of, as when the host went down.
+    if kind == "unknown" and maker.exit_code in (137, 143, 255):
         return "killed", "the container that cloned was killed (exit code %d)" % maker.exit_code, again
     return kind, lines or "exit code %d, and no word" % maker.exit_code, hint
 
@@ -452,7 +456,7 @@ cd %(root)s || exit 1
 LOOK = (
     _COMMON
     + r"""
-plain() { tr -c '[:print:]' '?' ; }
+plain() { tr -c ' -~' '?'; }
 kind() {
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then echo none
   elif [ ! -d "$1" ] || [ -L "$1" ]; then echo other
@@ -549,20 +553,37 @@ fail() {
 mkdir -m 0700 standby.new || exit 1
 set -- -d "$conninfo" -D ROOT/standby.new -X stream -S "$slot" -c fast -P -w
 if [ -n "$rate" ]; then set -- "$@" -r "$rate"; fi
-pg_basebackup "$@" &
-maker=$!
 trap 'kill "$maker"; wait "$maker"; rm -rf standby.new; exit 143' TERM INT
-# The file system may be the primary's too: it must not be filled.
-while kill -0 "$maker" 2> /dev/null; do
-  free=$(df -Pk . | awk 'NR == 2 { print $4 }')
-  if [ "${free:-$least}" -lt "$least" ]; then
-    kill "$maker"
-    wait "$maker"
-    fail "No space left on device but $free kB, and $least kB must stay free (min_free_bytes)"
-  fi
-  sleep 1
+said=/tmp/bd-fhir-said
+mkfifo "$said.pipe" || exit 1
+waited=0
+while :; do
+  tee "$said" < "$said.pipe" >&2 &
+  teller=$!
+  pg_basebackup "$@" 2> "$said.pipe" &
+  maker=$!
+  # The file system may be the primary's too: it must not be filled.
+  while kill -0 "$maker" 2> /dev/null; do
+    free=$(df -Pk . | awk 'NR == 2 { print $4 }')
+    if [ "${free:-$least}" -lt "$least" ]; then
+      kill "$maker"
+      wait "$maker"
+      fail "No space left on device but $free kB, and $least kB must stay free (min_free_bytes)"
+    fi
+    sleep 1
+  done
+  wait "$maker"
+  code=$?
+  # All that was said has to be in the log before this ends.
+  wait "$teller"
+  [ "$code" -ne 0 ] || break
+  rm -rf standby.new
+  # A clone that was killed a moment ago holds the slot until the primary notices: the former one's end is waited for.
+  if [ "$waited" -ge PATIENCE ] || ! grep -q 'is active for PID' "$said"; then exit "$code"; fi
+  waited=$((waited + 3))
+  sleep 3
+  mkdir -m 0700 standby.new || exit 1
 done
-wait "$maker" || { code=$?; rm -rf standby.new; exit "$code"; }
 [ -z "$(ls -A standby.new/pg_tblspc)" ] || fail 'the primary has tablespaces of its own'
 found=$(pg_controldata -D standby.new | sed -n 's/^Database system identifier: *//p')
 [ "$found" = "$system" ] || fail "the server has system identifier $found, not $system"
@@ -580,7 +601,7 @@ sync
 cd .. || exit 1
 finish || { echo 'bd-fhir: the finished copy could not be put in its place' >&2; exit 1; }
 """
-).replace("ROOT", ROOT).replace("JOB", JOB)
+).replace("ROOT", ROOT).replace("JOB", JOB).replace("PATIENCE", str(SLOT_SECONDS))
 
 # As the server's user, on the network of the clone: $1 the file with the password, $2 the connection string.
 ASK = (

@@ -592,6 +592,8 @@ class Run:
         ours = inspected is not None and volume.ours(inspected)
         if not (ours and look.cleared):
             self.refused(verdict)
+        if self.stopped():
+            return
         if inspected is not None:
             self.in_the_way(volume, only_writers=False)
         if self.stopped():

@@ -19,6 +19,8 @@ from typing import Any
 
 import psycopg2
 import pytest
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _clone
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._compose import ComposeError
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._quoting import pgpass_escape
 from ansible_collections.dghs.bd_fhir.plugins.modules import postgres_clone
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SUPERUSER_PASSWORD, Databases, image
@@ -35,6 +37,7 @@ DIRECTORY = ROOT + "/standby"
 # Case 21: both characters that a password file has to escape, and some that others would.
 PASSWORD = "a:b\\c'd \"e$f#1*"
 SLOW = "32k"
+PASSFILE = "/run/bd-fhir/passfile"
 
 
 class Site(Databases):
@@ -181,8 +184,17 @@ class Place:
         """Start the standby as compose would."""
         docker(
             "run", "-d", "--name", self.standby, "--network", self.site.network, "-e", f"PGDATA={DIRECTORY}", "-v", f"{self.volume}:{ROOT}",
-            "-v", f"{self.passfile}:/run/bd-fhir/passfile:ro", self.picture, "postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB",
+            "-v", f"{self.passfile}:{PASSFILE}:ro", self.picture, "postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB",
         )  # fmt: skip
+
+    def take_the_slot(self) -> None:
+        """Let somebody else stream by it, in the standby's place."""
+        way = f"host=postgres user=repl passfile={PASSFILE}"
+        docker(
+            "run", "-d", "--name", self.standby, "--network", self.site.network, "--user", self.owner, "-v", f"{self.passfile}:{PASSFILE}:ro",
+            "--entrypoint", "pg_receivewal", self.picture, "-d", way, "-D", "/tmp", "-S", self.slot,
+        )  # fmt: skip
+        self.site.until("the other one", lambda: self.site.sql(f"SELECT active {self.in_slots}") == "t")
 
     def down(self) -> None:
         docker("rm", "-f", self.standby)
@@ -379,7 +391,7 @@ def test_a_killed_clone_is_made_by_the_next_run(place: Place) -> None:
     started = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", place.maker)
     found = place()
     assert (found["state"], found["changed"]) == ("cloning", False)
-    assert 0 < found["progress"]["percent"] < 50
+    assert 0 < found["progress"]["bytes_done"] < found["progress"]["bytes_total"] / 2
     assert docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", place.maker) == started
     docker("kill", "-s", "KILL", place.maker)
     failed = place.look()
@@ -405,12 +417,13 @@ def test_two_runs_at_once_make_one_clone(place: Place) -> None:
 @pytest.mark.parametrize(
     ("reason", "more", "told"),
     [
-        ("role", {"user": "nobody"}, "REPLICATION"),
         ("role", {"user": "plain"}, "REPLICATION"),
         ("unreachable", {"primary_host": "fd00::1"}, "IPv4 or IPv6"),
-        ("unreachable", {"primary_port": 5433}, "listen_addresses"),
-        ("unreachable", {"primary_host": "nowhere"}, "exists on the network"),
         ("other_primary", {"system_identifier": "1"}, "system identifier"),
+        # The server does not tell who exists.
+        pytest.param("password", {"user": "nobody"}, "the role does not exist", marks=pytest.mark.full),
+        pytest.param("unreachable", {"primary_port": 5433}, "listen_addresses", marks=pytest.mark.full),
+        pytest.param("unreachable", {"primary_host": "nowhere"}, "exists on the network", marks=pytest.mark.full),
     ],
 )
 def test_what_can_not_go_well_is_refused_before_the_first_change(place: Place, reason: str, more: dict[str, Any], told: str) -> None:
@@ -463,24 +476,69 @@ def test_no_free_sender_and_no_slot_are_told_and_the_next_run_makes_it(place: Pl
     with place.site.senders(free_senders(place.site)):
         refused = place()
         assert (refused["failed"], refused["reason"]) == (True, "senders")
+        assert "max_wal_senders" in refused["msg"]
         assert not place.exists()
-    with place.site.senders(free_senders(place.site) - 1):
-        # One is enough to be asked, and not for a clone.
-        place()
-        failed = place.ended()
-        assert (failed["state"], failed["reason"]) == ("failed", "senders")
-        assert "max_wal_senders" in failed["failure"]
     place.site.sql(f"SELECT pg_drop_replication_slot('{place.slot}')")
     assert place()["changed"]
     failed = place.ended()
     assert (failed["state"], failed["reason"]) == ("failed", "slot_missing")
     assert any("does not exist" in line for line in failed["log"])
     place.site.sql(f"SELECT pg_create_physical_replication_slot('{place.slot}')")
-    with place.site.senders(1) as (other,):
-        other.cursor().start_replication(slot_name=place.slot, slot_type=extras.REPLICATION_PHYSICAL)
-        assert place()["changed"]
-        assert place.ended()["reason"] == "slot_active"
     place.made()
+
+
+@pytest.mark.full
+def test_one_free_sender_is_not_enough(place: Place) -> None:
+    """It is enough to be asked who it is."""
+    with place.site.senders(free_senders(place.site) - 1):
+        assert place()["changed"]
+        failed = place.ended()
+        assert (failed["state"], failed["reason"]) == ("failed", "senders")
+        assert "max_wal_senders" in failed["failure"]
+    place.made()
+
+
+@pytest.mark.full
+def test_a_slot_that_somebody_streams_by(place: Place) -> None:
+    place.take_the_slot()
+    assert place()["changed"]
+    # It could be what a kill has left, so it is waited for.
+    place.site.until("the second try", lambda: sum("is active for PID" in line for line in place.look()["log"]) > 1)
+    assert place.look()["state"] == "cloning"
+    failed = place.ended(120)
+    assert (failed["state"], failed["reason"]) == ("failed", "slot_active")
+    assert place.site.sql(f"SELECT active {place.in_slots}") == "t"
+    place.down()
+    place.made()
+
+
+@pytest.mark.full
+def test_a_slot_that_is_let_go_meanwhile(place: Place) -> None:
+    place.take_the_slot()
+    assert place()["changed"]
+    place.site.until("the first try", lambda: any("is active for PID" in line for line in place.look()["log"]))
+    place.down()
+    found = place.ended()
+    assert (found["state"], found["changed"]) == ("done", False)
+
+
+@pytest.mark.full
+def test_the_scripts_themselves_remove_nothing_that_was_exchanged(place: Place, make_docker: Callable[..., Any]) -> None:
+    """Whatever was seen before: somebody may have put other data there since."""
+    made = place.made()
+    place()
+    volume = _clone.Volume(make_docker(place.site.dir), place.volume, place.picture)
+    for wrong in ("", "f" * 32):
+        with pytest.raises(ComposeError, match="not the one that was seen"):
+            volume.wipe(wrong)
+        marker = _clone.new_marker("1", "postgres", 5432, "s", "i", wrong)
+        with pytest.raises(ComposeError, match="not the one that was seen"):
+            volume.prepare("999:999", marker)
+    place.inside("rm standby/standby.signal")
+    with pytest.raises(ComposeError, match="not the one that was seen"):
+        volume.wipe(made["marker"]["id"])
+    assert json.loads(place.inside("cat bd_fhir_clone.json")) == made["marker"]
+    assert place.inside("ls -A") == "bd_fhir_clone.json\nstandby"
 
 
 @pytest.fixture
@@ -514,6 +572,7 @@ def test_a_full_disk_is_emptied_again_and_more_room_finishes_it(place: Place, sm
     assert not place(state="absent")["changed"]
 
 
+@pytest.mark.full
 def test_what_must_stay_free_stays_free(place: Place, small: Path) -> None:
     """The disk may be the primary's: the clone stops before it is full."""
     subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
@@ -524,7 +583,14 @@ def test_what_must_stay_free_stays_free(place: Place, small: Path) -> None:
     assert os.listdir(small) == ["bd_fhir_clone.json"]
 
 
-@pytest.mark.parametrize("mess", ["mkdir a; echo x > 'a file'", "mkdir standby; echo 15 > standby/PG_VERSION", "echo '{}' > bd_fhir_clone.json"])
+@pytest.mark.parametrize(
+    "mess",
+    [
+        "mkdir standby; echo 15 > standby/PG_VERSION",
+        pytest.param("mkdir a; echo x > 'a file'", marks=pytest.mark.full),
+        pytest.param("echo '{}' > bd_fhir_clone.json", marks=pytest.mark.full),
+    ],
+)
 def test_what_is_not_ours_is_left_alone(place: Place, mess: str) -> None:
     docker("volume", "create", place.volume)
     place.inside(mess)
@@ -538,6 +604,7 @@ def test_what_is_not_ours_is_left_alone(place: Place, mess: str) -> None:
     assert place.inside("find . -type f -exec cat {} + -o -print") == before
 
 
+@pytest.mark.full
 def test_a_directory_that_a_container_made_too_early_is_no_hindrance(place: Place) -> None:
     docker("volume", "create", place.volume)
     place.inside("mkdir standby")
@@ -562,6 +629,7 @@ def test_a_promoted_clone_is_never_touched(place: Place) -> None:
     place.site.until("the promoted server", lambda: place.ask("SELECT n FROM rows WHERE body = 'only here'") == "-1")
 
 
+@pytest.mark.full
 def test_a_directory_that_was_exchanged_is_not_ours(place: Place) -> None:
     place.made()
     place.inside("rm standby/bd_fhir_clone")
@@ -575,7 +643,7 @@ def test_a_directory_that_was_exchanged_is_not_ours(place: Place) -> None:
     [
         "mv standby standby.new",
         "true",
-        "mv standby standby.new; mkdir standby.old; touch standby.old/PG_VERSION",
+        "mv standby standby.new; mkdir standby.old; touch standby.old/PG_VERSION; chown -R 999:999 standby.old",
     ],
 )
 def test_a_kill_between_the_renames_is_finished(place: Place, torn: str) -> None:
@@ -688,17 +756,24 @@ def play(place: Place, path: Path, check: bool = False, **more: Any) -> tuple[in
 
 
 def test_a_play_shows_how_far_it_is(place: Place, tmp_path: Path) -> None:
-    rc, out = play(place, tmp_path, timeout=2, max_rate=SLOW)
-    assert rc != 0, out
-    assert "It goes on; run this again" in out
-    docker("rm", "-f", "-v", place.maker)
     rc, out = play(place, tmp_path, max_rate="8M")
     assert rc == 0, out
     assert f"clone of {place.volume}: " in out
     assert "IS done True" in out
     assert place.maker not in docker("ps", "-a", "--format", "{{.Names}}").split()
-    rc, out = play(place, tmp_path)
-    assert "IS done False" in out
+
+
+@pytest.mark.full
+def test_a_play_that_waits_no_longer_leaves_the_clone_running(place: Place, tmp_path: Path) -> None:
+    rc, out = play(place, tmp_path, timeout=2, max_rate=SLOW)
+    assert rc != 0, out
+    assert "It goes on; run this again" in out
+    assert place.look()["state"] == "cloning"
+    docker("rm", "-f", "-v", place.maker)
+    for word in ("True", "False"):
+        rc, out = play(place, tmp_path)
+        assert rc == 0, out
+        assert f"IS done {word}" in out
 
 
 @pytest.mark.full

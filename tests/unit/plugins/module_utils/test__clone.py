@@ -100,6 +100,7 @@ def maker(**values: Any) -> Maker:
         (None, "killed", "gone"),
         (maker(state="created"), "killed", "gone"),
         (maker(exit_code=137), "killed", "137"),
+        (maker(exit_code=255), "killed", "255"),
         (maker(exit_code=137, oom_killed=True), "memory", "memory"),
         (maker(exit_code=0), "unknown", "left no clone"),
         (maker(log=said("ok") + said("active")), "slot_active", "active for PID"),
@@ -287,7 +288,7 @@ def test_the_archive_holds_the_files() -> None:
 @pytest.mark.parametrize("name", ["LOOK", "PREPARE", "FINISH", "CLONE", "ASK", "REMOVE"])
 def test_the_scripts_are_shell(name: str) -> None:
     script = getattr(_clone, name)
-    assert not re.search(r"\b(MARKER|ROOT|JOB)\b", script)
+    assert not re.search(r"\b(MARKER|ROOT|JOB|PATIENCE)\b", script)
     done = subprocess.run(["sh", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
