@@ -281,7 +281,6 @@ class ReadFilterTest {
         DatabaseSettings nowhere = new DatabaseSettings("jdbc:postgresql://nowhere/fhir", null, null);
         ReadSettings settings = new ReadSettings(
                 nowhere,
-                nowhere,
                 5,
                 Duration.ofSeconds(1),
                 Duration.ofSeconds(1),
