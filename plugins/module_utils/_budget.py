@@ -132,6 +132,12 @@ class Demand:
     wanted: int
     surge: int  # replicas more than wanted while one is replaced
     service: str = "hapi"
+    reads: int = 0  # connections of one replica's pool to a standby
+
+    @property
+    def readers(self) -> int:
+        """Connections to a standby while a replica is replaced; each replica has one beside its pool, which watches the standby."""
+        return (self.reads + 1) * max(self.wanted + self.surge, self.running) if self.reads else 0
 
     @property
     def steady(self) -> int:
@@ -338,10 +344,12 @@ def pools_load(side: Side, pooler: Optional[Pooler] = None) -> int:
 
 
 def standby_load(side: Side, standby: Server, pooler: Optional[Pooler] = None) -> int:
-    """Return what a standby's users may ask for: the pools that lead to it, and who is there now."""
+    """Return what a standby's users may ask for: the pools that lead to it, HAPI's readers, and who else is there now."""
     chosen = pooler or side.pooler
     pools = pooler_load(chosen, side.database, standby.service) if chosen else 0
-    return pools + sum(item.count for item in side.direct(standby))
+    # HAPI comes past the pooler here.
+    others = [item for item in side.direct(standby) if not side.demand.reads or item.address not in side.hapi_addresses]
+    return pools + side.demand.readers + sum(item.count for item in others)
 
 
 def server_need(side: Side, pooler: Optional[Pooler] = None) -> int:
@@ -848,6 +856,7 @@ def side_report(side: Side, findings: list[dict[str, Any]], sizes: Mapping[str, 
             "wanted": side.demand.wanted,
             "surge": side.demand.surge,
             "demand": side.demand.peak,
+            "reads": side.demand.reads,
         },
         "direct": {
             "seen": [asdict(item) for item in direct],

@@ -299,11 +299,14 @@ sides:
         service: pgbouncer-fhir
         version: 1.18.0
     hikari:
-      description: What HAPI asks for. C(demand) is the most, while a replica is replaced.
+      description:
+        - What HAPI asks for. C(demand) is the most, while a replica is replaced. C(reads) is the size of a replica's pool to a standby,
+          V(0) where reads go to the primary.
       type: dict
       sample:
         demand: 30
         pool: fhir
+        reads: 0
         replicas: {bd-fhir-hapi-1: 5, bd-fhir-hapi-2: 5, bd-fhir-hapi-3: 5}
         running: 3
         size: 5
@@ -515,13 +518,20 @@ def check_options(params: dict[str, Any]) -> None:
             raise BudgetError("Option hikari_sizes gives %r for the pool %s, but must give a number of at least 1." % (size, name))
 
 
+# How the read data source of overlay/ names its pool.
+READS = "-read"
+
+
 def pool_name(side: dict[str, Any]) -> str:
     """Return the name of the Hikari pool of a side."""
     return str(side["hikari_pool"] or side["name"])
 
 
 def read_hikari(params: dict[str, Any], client: Client, containers: list[Container]) -> dict[str, dict[str, int]]:
-    """Return Hikari pool -> replica -> size, for every pool that the sides name. Raises BudgetError, HttpError."""
+    """Return Hikari pool -> replica -> size, for every pool that the sides name, and for its twin to a standby where a replica tells one.
+
+    Raises BudgetError, HttpError.
+    """
     given = {name: int(size) for name, size in params["hikari_sizes"].items()}
     wanted = {pool_name(side) for side in params["sides"]}
     sizes: dict[str, dict[str, int]] = {name: {} for name in wanted}
@@ -551,6 +561,9 @@ def read_hikari(params: dict[str, Any], client: Client, containers: list[Contain
                     % (replica.name, name, url, ", ".join(sorted(pools)) or "none")
                 )
             sizes[name][replica.name] = size
+            reads = pools.get(name + READS, {}).get("max")
+            if reads:
+                sizes.setdefault(name + READS, {})[replica.name] = reads
     return sizes
 
 
@@ -751,7 +764,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     for options in params["sides"]:
         pool = pool_name(options)
         sizes = hikari[pool]
-        demand = Demand(given.get(pool) or max(sizes.values()), len(hapi), wanted, params["surge"], params["service"])
+        reads = max(hikari.get(pool + READS, {}).values(), default=0)
+        demand = Demand(given.get(pool) or max(sizes.values()), len(hapi), wanted, params["surge"], params["service"], reads)
         try:
             side = read_side(docker, params, options, demand, hapi, names)
         except (PostgresError, PgbouncerError, BudgetError) as error:

@@ -244,6 +244,18 @@ def test_a_standby_carries_its_own_users_too() -> None:
     assert budget.propose(item, margin=3).standby_max_connections == {"standby": 45}
 
 
+def test_the_readers_of_hapi_are_counted_on_the_standby_whether_they_are_connected_or_not() -> None:
+    for seen in (0, 3):
+        sessions = (Sessions("report", "r", "10.0.0.9", 2), Sessions("hapi_app", "read", "10.0.0.7", seen))
+        standby = Server("standby", 30, in_recovery=True, sessions=sessions)
+        item = side(3, standbys=(standby,), hapi_addresses=("10.0.0.7",))
+        assert budget.standby_load(item, standby) == 2 + seen
+        reading = replace(item, demand=replace(item.demand, reads=7))
+        # Three replicas and one more while one is replaced, each with its pool and with one that watches.
+        assert budget.standby_load(reading, standby) == 2 + 4 * 8
+        assert "pool_over_max_connections" in ids(reading)
+
+
 def test_who_comes_through_the_pooler_is_counted_once() -> None:
     sessions = (Sessions("hapi_app", "", "10.0.0.2", 15), Sessions("hapi_app", "flyway", "10.0.0.3", 1), Sessions("postgres", "psql", "", 1))
     server = Server("postgres", 30, sessions=sessions)
