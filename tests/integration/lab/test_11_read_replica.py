@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from load import Load
-from pilot_host import PROJECT, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
+from pilot_host import PROJECT, Background, healthy, modules_at_work, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 
 pytestmark = [pytest.mark.lab]
 
@@ -116,6 +116,26 @@ def test_wrong_input_is_refused(before: dict[str, str], prepare: str, arguments:
     # What was remembered before the refusal of the primary itself goes with the way back.
     ok("rollback_add_read_replica")
     assert primary_state() == before["primary"]
+
+
+MOMENTS = {
+    "let_in": lambda: "replicator" in psql("SELECT pg_read_file(current_setting('hba_file'))"),
+    "cloning": lambda: on_host("docker", "ps", "-q", "--filter", "label=dghs.bd_fhir.clone"),
+    "started": lambda: on_host("docker", "ps", "-q", "--filter", f"name={container()}"),
+}
+
+
+@pytest.mark.parametrize("moment", [pytest.param(name, marks=[] if name == "cloning" else [pytest.mark.full]) for name in MOMENTS])
+def test_killed_on_the_way_it_can_go_back(before: dict[str, str], moment: str) -> None:
+    killed = Background("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
+    until(moment, 120, lambda: MOMENTS[moment]() or killed.process.poll() is not None)
+    assert killed.process.poll() is None, "it ended before the moment came"
+    killed.kill()
+    # What was at work on the host ends by itself; a clone goes on until it is taken away.
+    until("the last module's end", 60, lambda: not modules_at_work())
+    until("the clone's end", 120, lambda: not on_host("docker", "ps", "-q", "--filter", "label=dghs.bd_fhir.clone"))
+    assert ok("rollback_add_read_replica").changed > 0
+    assert {**owner_files(), "primary": primary_state()} == before
 
 
 def test_made_under_load_and_read_by_every_replica(before: dict[str, str]) -> None:

@@ -102,7 +102,7 @@ def test_a_dry_run_lists_it_and_ends_with_0(damaged: Wrong) -> None:
 BARE = ("-e", "bd_fhir_hosts=lab_bare")
 
 
-@pytest.mark.parametrize("verb", ["assess", "scale_hapi", "scale_regional", "rollback_scale_hapi"])
+@pytest.mark.parametrize("verb", ["assess", "scale_hapi", "scale_regional", "rollback_scale_hapi", "add_read_replica"])
 def test_a_dry_run_on_a_bare_host_ends_with_0(verb: str) -> None:
     untouched = snapshot("fhir-bare")
     result = ok(verb, "--check", "--diff", *BARE)
