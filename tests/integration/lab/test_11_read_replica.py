@@ -32,6 +32,10 @@ def psql(sql: str, service: str = "bd-postgres-fhir", check: bool = True) -> str
     return on_host("docker", "exec", "-u", "postgres", service, "psql", "-XAtq", "-U", "postgres", "-d", "fhirdb", "-c", sql, check=check).strip()
 
 
+def cloning() -> str:
+    return on_host("docker", "ps", "-q", "--filter", "name=bd-fhir-clone-")
+
+
 def streams() -> bool:
     return psql(f"SELECT state FROM pg_stat_replication WHERE application_name = '{STANDBY}'") == "streaming"
 
@@ -120,7 +124,8 @@ def test_wrong_input_is_refused(before: dict[str, str], prepare: str, arguments:
 
 MOMENTS = {
     "let_in": lambda: "replicator" in psql("SELECT pg_read_file(current_setting('hba_file'))"),
-    "cloning": lambda: on_host("docker", "ps", "-q", "--filter", "label=dghs.bd_fhir.clone"),
+    # Not by its label: what only looks at the volume has that too.
+    "cloning": cloning,
     "started": lambda: on_host("docker", "ps", "-q", "--filter", f"name={container()}"),
 }
 
@@ -133,7 +138,7 @@ def test_killed_on_the_way_it_can_go_back(before: dict[str, str], moment: str) -
     killed.kill()
     # What was at work on the host ends by itself; a clone goes on until it is taken away.
     until("the last module's end", 60, lambda: not modules_at_work())
-    until("the clone's end", 120, lambda: not on_host("docker", "ps", "-q", "--filter", "label=dghs.bd_fhir.clone"))
+    until("the clone's end", 120, lambda: not cloning())
     assert ok("rollback_add_read_replica").changed > 0
     assert {**owner_files(), "primary": primary_state()} == before
 
