@@ -191,7 +191,7 @@ def test_killed_under_load_nobody_notices(before: dict[str, str]) -> None:
     with Load(rate=20) as load:
         time.sleep(3)
         on_host("kill", "-9", pid)
-        until("it streams again", 120, lambda: streams())
+        until("it streams again", 120, streams)
         until("it is read again", 60, back)
         time.sleep(3)
     assert load.ledger.failures == []
@@ -209,7 +209,7 @@ def test_stopped_paused_and_made_anew_nobody_notices(before: dict[str, str]) -> 
         on_host("docker", "unpause", container())
         until("it is read again", 90, back)
         on_host("docker", "compose", "--project-directory", PROJECT, "--env-file", f"{PROJECT}/.env", "up", "-d", "--force-recreate", STANDBY)
-        until("it streams again", 120, lambda: streams())
+        until("it streams again", 120, streams)
         until("it is read again", 60, back)
     assert load.ledger.failures == []
     assert load.lost() == []

@@ -40,7 +40,7 @@ def server(rows: dict[str, Any], role: str = "standby", **parameters: str) -> di
     }
 
 
-def standby(name: str = "standby", primary_lsn: str | None = None, settled: float | None = None, conninfo: Any = CONNINFO, **changes: Any) -> Any:
+def standby(name: str = "standby", primary_lsn: str | None = None, settled: float | None = None, conninfo: Any = "usual", **changes: Any) -> Any:
     """The part of a standby from recorded rows; receiver: changes of its row, None for no row; replay: changes; parameters."""
     data = recorded(name)
     rows = data["rows"]
@@ -50,7 +50,7 @@ def standby(name: str = "standby", primary_lsn: str | None = None, settled: floa
     replay = {**rows["REPLAY"][0], **changes.get("replay", {})}
     end = r.ending(r.log_lines(changes.get("log", data["log"])))
     found = server(rows, **changes.get("parameters", {}))
-    return r.standby_of(receiver, replay, rows["CONFLICTS"][0], conninfo, found, end, primary_lsn, settled)
+    return r.standby_of(receiver, replay, rows["CONFLICTS"][0], CONNINFO if conninfo == "usual" else conninfo, found, end, primary_lsn, settled)
 
 
 def primary(name: str = "primary", **parameters: str) -> dict[str, Any]:
