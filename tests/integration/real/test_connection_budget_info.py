@@ -87,7 +87,7 @@ def test_what_runs_is_counted_and_nothing_is_changed(site: Databases, ask: Calla
     assert side["fits"]
     assert side["sum"] == {"pools": 20, "direct": 2, "reserved": 3, "total": 25, "of": 30}
     assert side["hikari"] | {"replicas": sorted(side["hikari"]["replicas"].values())} == {
-        "pool": "fhir", "size": 5, "replicas": [5, 5, 5], "running": 3, "wanted": 3, "surge": 1, "demand": 20,
+        "pool": "fhir", "size": 5, "replicas": [5, 5, 5], "running": 3, "wanted": 3, "surge": 1, "demand": 20, "reads": 0,
     }
     server = side["server"]
     assert (server["usable"], server["source"], server["sourcefile"]) == (27, "configuration file", "/var/lib/postgresql/data/postgresql.conf")
