@@ -50,6 +50,12 @@ options:
       - Name of the slot, up to 63 lower-case letters, digits and underscores.
     type: str
     required: true
+  monitor:
+    description:
+      - Whether the role is a member of C(pg_monitor), so that the standby can be watched with it where no other password is known.
+      - With V(false) a membership is left as it is.
+    type: bool
+    default: false
   adopt:
     description:
       - What belongs to the caller though it was there before this call, because an earlier run has made it.
@@ -127,7 +133,7 @@ user:
   description: The role before and after. V(null) where there is none.
   returned: success
   type: dict
-  sample: {before: null, after: {login: true, replication: true, superuser: false, password: scram-sha-256}}
+  sample: {before: null, after: {login: true, replication: true, superuser: false, monitor: false, password: scram-sha-256}}
 slot:
   description: The slot before and after. V(null) where there is none.
   returned: success
@@ -158,7 +164,8 @@ from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Sess
 PORT = 5432
 SLOT = re.compile(r"[a-z0-9_]{1,63}\Z")
 ROLE = """
-SELECT rolcanlogin AS login, rolreplication AS replication, rolsuper AS superuser, rolpassword AS verifier
+SELECT rolcanlogin AS login, rolreplication AS replication, rolsuper AS superuser, rolpassword AS verifier,
+       pg_catalog.pg_has_role(oid, 'pg_monitor', 'USAGE') AS monitor
 FROM pg_catalog.pg_authid WHERE rolname = %s
 """
 SLOTS = """
@@ -175,7 +182,7 @@ def shown_role(row: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
     """Return what may be seen of a role: the form of its password only. Pure."""
     if row is None:
         return None
-    return {**{name: row[name] for name in ("login", "replication", "superuser")}, "password": kind_of(row["verifier"])}
+    return {**{name: row[name] for name in ("login", "replication", "superuser", "monitor")}, "password": kind_of(row["verifier"])}
 
 
 def shown_slot(row: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
@@ -183,11 +190,16 @@ def shown_slot(row: Optional[dict[str, Any]]) -> Optional[dict[str, Any]]:
     return None if row is None else {name: row[name] for name in ("type", "active", "wal_status")}
 
 
-def refused_role(row: Optional[dict[str, Any]], user: str, password: str, mine: bool) -> str:
+def refused_role(row: Optional[dict[str, Any]], user: str, password: str, mine: bool, monitor: bool = False) -> str:
     """Return why a role can't be used, "" if it can. Pure."""
     if row is None or mine:
         return ""
     good = row["login"] and row["replication"] and matches(row["verifier"], password, user)
+    if good and monitor and not row["monitor"]:
+        return (
+            "There is a role %s already that no run of ours has made, and it is no member of pg_monitor, with which the standby is watched."
+            " Grant it, or name another role." % user
+        )
     if good:
         return ""
     return (
@@ -296,7 +308,7 @@ class Replication:
                 None if "slot" in params["remove"] else shown_slot(slot),
             )
         for why in (
-            refused_role(role, self.user, self.password, "user" in params["adopt"]),
+            refused_role(role, self.user, self.password, "user" in params["adopt"], params["monitor"]),
             refused_slot(slot, self.slot, "slot" in params["adopt"]),
         ):
             if why:
@@ -309,6 +321,9 @@ class Replication:
             self.actions.append("create user " + self.user)
         elif not (role["login"] and role["replication"] and matches(role["verifier"], self.password, self.user)):
             self.actions.append("alter user " + self.user)
+        monitor = bool(role and role["monitor"])
+        if params["monitor"] and not monitor:
+            self.actions.append("grant pg_monitor to " + self.user)
         lost = slot is not None and slot["wal_status"] == "lost"
         if lost and not params["remake_lost_slot"]:
             self.findings.append(
@@ -325,7 +340,13 @@ class Replication:
         if slot is None or (lost and params["remake_lost_slot"]):
             after = {"type": "physical", "active": False, "wal_status": "reserved"}
         superuser = bool(role and role["superuser"])
-        return {"login": True, "replication": True, "superuser": superuser, "password": "scram-sha-256"}, after
+        return {
+            "login": True,
+            "replication": True,
+            "superuser": superuser,
+            "monitor": monitor or params["monitor"],
+            "password": "scram-sha-256",
+        }, after
 
     def apply(self, session: Session, role: Optional[dict[str, Any]], slot: Optional[dict[str, Any]]) -> None:
         """Do what was planned."""
@@ -342,6 +363,8 @@ class Replication:
                 session.execute("SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (self.slot,))
             elif action.startswith("drop user "):
                 session.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(self.user)))
+            elif action.startswith("grant pg_monitor "):
+                session.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(self.user)))
             else:
                 session.keep_out_of_logs()
                 verb = "CREATE" if role is None else "ALTER"
@@ -367,6 +390,7 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "password_variable": {"type": "str", "no_log": False},
             "slot": {"type": "str", "required": True},
+            "monitor": {"type": "bool", "default": False},
             "adopt": {"type": "list", "elements": "str", "choices": ["user", "slot"], "default": []},
             "remake_lost_slot": {"type": "bool", "default": False},
             "remove": {"type": "list", "elements": "str", "choices": ["user", "slot"], "default": ["user", "slot"]},

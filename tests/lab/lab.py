@@ -52,6 +52,8 @@ HOSTS = (
     Host("fhir-entry", 2233, ((8444, 443), (8447, 444)), bare=True, entry=True),
     # Like the first; tests that take a while run on both at once.
     Host("fhir-second", 2234, ((8482, 80), (8446, 443))),
+    # For a standby that is not beside its primary.
+    Host("fhir-replica", 2235),
 )
 
 # What a Debian or Ubuntu machine must have, by the command that is looked for.

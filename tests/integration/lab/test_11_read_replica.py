@@ -270,6 +270,29 @@ def test_a_lost_slot_is_told_and_cloned_anew_on_request(before: dict[str, str]) 
     until("it is read again", 60, back)
 
 
+@pytest.mark.full
+def test_the_primary_killed_loses_nothing_that_was_acknowledged(before: dict[str, str]) -> None:
+    pid = on_host("docker", "inspect", "--format", "{{.State.Pid}}", "bd-postgres-fhir").strip()
+    with Load() as load:
+        time.sleep(3)
+        before_it, begin = load.failed(), time.monotonic()
+        on_host("kill", "-9", pid)
+        until("the primary serves again", 120, lambda: psql("SELECT 1", check=False) == "1")
+        served = time.monotonic() - begin
+        until("it streams again", 60, streams)
+        until("it is read again", 60, back)
+        time.sleep(10)
+        settled = load.failed()
+        time.sleep(10)
+        assert load.failed() == settled, "requests still fail after it was back"
+    failed = [float(item.split("s ")[0]) for item in load.ledger.failures]
+    outage = failed[-1] - failed[0] if failed else 0.0
+    print(f"primary killed: it served again after {served:.1f} s; {len(failed)} requests failed over {outage:.1f} s")
+    assert before_it == 0
+    assert outage < 60
+    assert load.lost() == []
+
+
 def test_the_way_back_leaves_nothing(before: dict[str, str]) -> None:
     with Load() as load:
         time.sleep(2)

@@ -124,6 +124,22 @@ def test_what_belongs_to_somebody_else_is_refused(site: Databases, module: Run) 
     assert module(adopt=["user"])["actions"] == ["alter user replicator", "create slot standby"]
 
 
+def test_the_role_may_watch_the_standby(site: Databases, module: Run) -> None:
+    module()
+    # Without having made it, nobody gets anything granted.
+    assert "no member of pg_monitor" in module(monitor=True, adopt=["slot"])["msg"]
+    mine = {"monitor": True, "adopt": ["user", "slot"]}
+    predicted, done = module(check=True, **mine), module(**mine)
+    assert predicted["actions"] == done["actions"] == ["grant pg_monitor to replicator"]
+    assert predicted["user"] == done["user"]
+    assert done["user"]["after"]["monitor"] is True
+    assert site.sql("SELECT pg_has_role('replicator', 'pg_monitor', 'USAGE')") == "t"
+    assert module(**mine)["changed"] is False
+    # Asked for no longer, it is not taken away.
+    assert module(adopt=["user", "slot"])["changed"] is False
+    assert module(state="absent")["actions"] == ["drop slot standby", "drop user replicator"]
+
+
 def test_a_slot_that_is_read_is_not_dropped_and_a_role_that_was_there_stays(site: Databases, module: Run, run: Run, tmp_path: Path) -> None:
     module()
     passfile = tmp_path / "passfile"

@@ -16,13 +16,13 @@ from ansible_collections.dghs.bd_fhir.plugins.modules import postgres_replicatio
 from ansible_collections.dghs.bd_fhir.plugins.modules.postgres_replication import refused_role, refused_slot, shown_role, shown_slot, text
 
 PASSWORD = "repl-S3cret-word"
-ROLE = {"login": True, "replication": True, "superuser": False, "verifier": scram_verifier(PASSWORD)}
+ROLE = {"login": True, "replication": True, "superuser": False, "monitor": False, "verifier": scram_verifier(PASSWORD)}
 SLOT = {"type": "physical", "active": False, "wal_status": "reserved", "active_pid": None, "application_name": None, "client": None}
 
 
 def test_no_verifier_is_shown() -> None:
     shown = shown_role(ROLE)
-    assert shown == {"login": True, "replication": True, "superuser": False, "password": "scram-sha-256"}
+    assert shown == {"login": True, "replication": True, "superuser": False, "monitor": False, "password": "scram-sha-256"}
     assert "SCRAM" not in text(shown)
     assert (shown_role(None), text(None)) == (None, "none")
 
@@ -44,6 +44,12 @@ def test_a_role_of_somebody_else_is_refused_unless_it_serves_as_it_is(row: dict[
     assert (found == "") == (words == "")
     assert words in found
     assert PASSWORD not in found
+
+
+def test_a_role_of_somebody_else_that_can_not_watch_the_standby_is_refused() -> None:
+    assert "no member of pg_monitor" in refused_role(ROLE, "replicator", PASSWORD, False, monitor=True)
+    assert refused_role({**ROLE, "monitor": True}, "replicator", PASSWORD, False, monitor=True) == ""
+    assert refused_role(ROLE, "replicator", PASSWORD, True, monitor=True) == ""
 
 
 @pytest.mark.parametrize(
