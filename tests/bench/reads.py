@@ -6,36 +6,28 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from _result import publish
 from pilot_host import ok, on_host, replicas
+from standby import SMALL, figures, sent
 
 SECONDS = 60
 SCRIPT = Path(__file__).resolve().parents[1] / "lab/routes.py"
 
 
-def by_the_standby() -> float:
-    found = 0.0
-    for replica in replicas():
-        text = on_host("curl", "-fsS", "-m", "20", f"http://{replica.address}:8080/actuator/prometheus")
-        found += sum(float(value) for value in re.findall(r'^fhir_read_requests_total\{[^}]*route="standby"[^}]*\} (\S+)$', text, re.MULTILINE))
-    return found
-
-
 def main() -> None:
     ok("tests/lab/pilot.yml")
     ok("scale_regional")
-    ok("add_read_replica", "-e", "postgres_replica_reads=required", "-e", "postgres_replica_memory=512m")
+    ok("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL)
     try:
         arguments = [item.address for item in replicas()]
         script = SCRIPT.read_text(encoding="utf-8")
         # Both routes are warm before it counts.
         on_host("python3", "-", "10", *arguments, data=script)
-        before = by_the_standby()
+        before = figures()
         found = json.loads(on_host("python3", "-", str(SECONDS), *arguments, data=script))
-        served = by_the_standby() - before
+        served = sent(before, figures(), "standby")
     finally:
         ok("rollback_add_read_replica")
     p95 = {route: values[int(len(values) * 0.95)] for route, values in found["ms"].items()}

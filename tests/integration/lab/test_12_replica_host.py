@@ -15,7 +15,7 @@ import pytest
 from lab import CACHE
 from load import Load
 from pilot_host import HOST, PROJECT, ROOT, Run, healthy, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
-from test_11_read_replica import STANDBY, back, figures, pairs, primary_state, psql, sent, streams
+from standby import SMALL, STANDBY, back, figures, pairs, primary_state, psql, sent, streams
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
@@ -23,7 +23,6 @@ THERE = "fhir-replica"
 GATE = f"{STANDBY}-gate"
 DIR = "/opt/bd-fhir-replica"
 VOLUME = "bd-fhir-national-replica_postgres-fhir-replica-data"
-SMALL = ("-e", "postgres_replica_memory=512m")
 INVENTORY = ("-i", str(ROOT / "inventories/lab-replica"))
 CONTAINER = f"bd-fhir-national-replica-{STANDBY}-1"
 

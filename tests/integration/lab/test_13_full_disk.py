@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from load import Load
 from pilot_host import FIRST, healthy, ok, on_host, until
-from test_11_read_replica import SMALL, back, psql, streams
+from standby import SMALL, back, psql, streams
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
