@@ -175,6 +175,7 @@ def test_back_to_three_then_one_under_load() -> None:
     assert healthy(1)
 
 
+@pytest.mark.full
 def test_a_new_balancer_configuration_is_loaded_without_a_failed_request() -> None:
     with Load(rate=60) as load:
         time.sleep(2)

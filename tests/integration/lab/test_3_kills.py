@@ -63,11 +63,7 @@ def assert_settled(image: str) -> None:
     assert image in on_host("cat", f"{PROJECT}/.env")
 
 
-def marked(moments: dict[str, Callable[[str], bool]], quick: str) -> list[object]:
-    return [pytest.param(name, marks=[] if name == quick else [pytest.mark.full]) for name in moments]
-
-
-@pytest.mark.parametrize("moment", marked(MOMENTS, "old_replica_leaving"))
+@pytest.mark.parametrize("moment", [pytest.param(name, marks=[] if name == "old_replica_leaving" else [pytest.mark.full]) for name in MOMENTS])
 def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
     new, arguments = other_release()
     with Load() as load:
@@ -85,7 +81,8 @@ def test_a_killed_play_is_finished_by_the_next(two: None, moment: str) -> None:
 AT_WORK = {name: MOMENTS[name] for name in list(MOMENTS)[1:]} | {"first_step": lambda new: True}
 
 
-@pytest.mark.parametrize("moment", marked(AT_WORK, "new_replica_ready"))
+@pytest.mark.full
+@pytest.mark.parametrize("moment", AT_WORK)
 def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) -> None:
     new, arguments = other_release()
     with Load() as load:

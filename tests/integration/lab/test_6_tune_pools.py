@@ -252,6 +252,7 @@ def test_a_killed_run_is_finished_by_the_next(untuned: None, moment: str, whom: 
     assert "Recreate" not in owner_up()
 
 
+@pytest.mark.full
 def test_a_second_operator_is_told_who_is_at_work(untuned: None) -> None:
     since = len(journal())
     first = Background("tune_pools", *FIVE, *CONSENT)

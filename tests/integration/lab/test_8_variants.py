@@ -124,8 +124,6 @@ TABLE = [
     Variant("ini", "free", "session", "other", False),
     Variant("ini", "container_name", "session", "pilot", True),
 ]
-# A row takes about five minutes: the one that differs most from the pilot is in every run, the table as a whole in make test-all.
-QUICK = TABLE[1]
 
 
 def test_every_two_values_meet_in_a_row() -> None:
@@ -153,7 +151,7 @@ def pilot_again() -> Iterator[None]:
     until("one healthy replica", 180, lambda: healthy(1))
 
 
-@pytest.fixture(params=[pytest.param(row, id=str(row), marks=() if row == QUICK else pytest.mark.full) for row in TABLE])
+@pytest.fixture(params=TABLE, ids=str)
 def variant(request: pytest.FixtureRequest, pilot_again: None) -> Iterator[Variant]:
     row: Variant = request.param
     take_away(PROJECT)
@@ -166,6 +164,8 @@ def variant(request: pytest.FixtureRequest, pilot_again: None) -> Iterator[Varia
         take_away(row.directory)
 
 
+# A row takes about five minutes.
+@pytest.mark.full
 def test_from_the_pilot_to_three_and_back(variant: Variant) -> None:
     before = variant.files()
     with Load(database=(f"{variant.name['prefix']}-postgres-fhir", variant.name["database"])) as load:
