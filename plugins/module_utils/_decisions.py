@@ -231,9 +231,7 @@ def decide(side: Report, report: Report, proposal: Report, memory: Report, margi
     enough = proposal["max_connections"] if needed <= proposal["max_connections"] else round_up(needed + margin)
     maximum = number(wishes.connections or enough)
     # A standby must never have less than its primary.
-    databases: dict[str, Optional[int]] = {
-        name: max(proposal["standby_max_connections"][name], maximum) for name in side.get("standby_services") or ()
-    }
+    databases: dict[str, Optional[int]] = {name: max(value, maximum) for name, value in proposal["standby_max_connections"].items()}
     databases[side["database_service"]] = maximum
     servers = servers_of(report)
     least = least_pool(report, settings)

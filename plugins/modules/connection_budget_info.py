@@ -375,7 +375,8 @@ findings:
   description:
     - What does not fit.
     - C(id) is one of V(pool_too_small), V(pool_over_max_connections), V(max_connections_too_small), V(standby_below_primary),
-      V(server_role_unexpected), V(connection_limit_too_small), V(max_client_conn_too_small), V(pool_mode_unusable) (severity V(error)),
+      V(standby_unread), V(server_role_unexpected), V(connection_limit_too_small), V(max_client_conn_too_small), V(pool_mode_unusable)
+      (severity V(error)),
       V(prepared_statements_unsupported) (V(error) or V(warning)), V(pool_capped), V(max_connections_overridden),
       V(max_connections_pending), V(hikari_sizes_differ), V(clients_waiting) (V(warning)), V(pool_full) (V(info)).
   returned: success, and when O(fail_on) makes the module fail
@@ -699,8 +700,11 @@ def hosts_of(container: Container) -> list[str]:
 
 def read_side(
     docker: Docker, params: dict[str, Any], side: dict[str, Any], demand: Demand, hapi: list[Container], names: dict[str, str]
-) -> Side:
-    """Return all that there is to know of one side. Raises ComposeError, PostgresError, PgbouncerError, BudgetError."""
+) -> tuple[Side, list[dict[str, Any]]]:
+    """Return all that there is to know of one side, and a finding for each standby that tells nothing.
+
+    Raises ComposeError, PostgresError, PgbouncerError, BudgetError.
+    """
     password = secret_of(docker, side["login_password"], side["login_password_variable"])
 
     def server(service: str) -> Server:
@@ -709,6 +713,18 @@ def read_side(
         with connect(login) as session:
             return read_server(session, service)
 
+    standbys: list[Server] = []
+    unread = []
+    for name in side["standby_services"]:
+        # HAPI serves without it, so it must not bar a change that has nothing to do with it.
+        try:
+            standbys.append(server(name))
+        except (ComposeError, PostgresError) as error:
+            # A name that is none was written by mistake.
+            if name not in docker.config()["services"]:
+                raise
+            hint = "Its connections are not counted, and max_connections is not changed meanwhile. Bring it back, or take it away."
+            unread.append(finding("standby_unread", "error", name, "a standby that answers", str(error), hint))
     hapi_addresses = tuple(address for item in hapi for address in item.addresses.values())
     pooler: Optional[Pooler] = None
     addresses: tuple[str, ...] = ()
@@ -723,7 +739,7 @@ def read_side(
         if (app_line(pooler, side["database"]).mode or pooler.mode) != "session":
             service = docker.config()["services"].get(params["service"]) or {}
             jdbc = jdbc_urls(service.get("environment") or {}, hosts_of(container))
-    return Side(
+    found = Side(
         name=side["name"],
         database=side["database"],
         server=server(side["database_service"]),
@@ -731,10 +747,11 @@ def read_side(
         pooler=pooler,
         pooler_addresses=addresses,
         hapi_addresses=hapi_addresses,
-        standbys=tuple(server(item) for item in side["standby_services"]),
+        standbys=tuple(standbys),
         direct_connections=side["direct_connections"],
         jdbc=jdbc,
     )
+    return found, unread
 
 
 def sizes_differ(service: str, pool: str, sizes: dict[str, int]) -> list[dict[str, Any]]:
@@ -767,11 +784,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         reads = max(hikari.get(pool + READS, {}).values(), default=0)
         demand = Demand(given.get(pool) or max(sizes.values()), len(hapi), wanted, params["surge"], params["service"], reads)
         try:
-            side = read_side(docker, params, options, demand, hapi, names)
+            side, unread = read_side(docker, params, options, demand, hapi, names)
         except (PostgresError, PgbouncerError, BudgetError) as error:
             raise BudgetError("Side %s could not be read, so nothing is said of it. %s" % (options["name"], error)) from None
         proposal = propose(side, params["margin"], params["lower"])
-        found = sizes_differ(params["service"], pool, sizes) + check(side)
+        found = sizes_differ(params["service"], pool, sizes) + unread + check(side)
         sides.append((side, proposal))
         reports.append(side_report(side, found, sizes, pool))
         findings += found

@@ -182,6 +182,21 @@ def test_case_46_a_tiny_server(site: Databases, ask: Callable[..., dict[str, Any
         site.server(max_connections=None)
 
 
+def test_a_standby_that_does_not_answer_is_told_and_bars_nothing_else(site: Databases, ask: Callable[..., dict[str, Any]]) -> None:
+    side = {"standby_services": ["standby"]}
+    whole = ask(side)
+    docker("pause", site.container("standby"))
+    try:
+        result = ask(side, connect_timeout=2)
+    finally:
+        docker("unpause", site.container("standby"))
+    told = found(result, "standby_unread")
+    assert (told["severity"], told["object"]) == ("error", "standby")
+    assert result["sides"][0]["standbys"] == []
+    assert result["proposals"]["fhir"]["max_connections"] == whole["proposals"]["fhir"]["max_connections"]
+    assert result["proposals"]["fhir"]["standby_max_connections"] == {}
+
+
 def test_a_standby_below_its_primary(site: Databases, ask: Callable[..., dict[str, Any]]) -> None:
     side = {"standby_services": ["standby"]}
     try:
@@ -356,9 +371,9 @@ def test_a_hapi_that_does_not_run_and_a_standby_that_is_stopped(site: Databases,
     docker("stop", "-t", "0", site.container("standby"))
     try:
         result = ask({"standby_services": ["standby"]})
-        assert (result["rc"], "findings" in result) == (1, False)
-        assert "Side fhir could not be read, so nothing is said of it. The service standby" in result["msg"]
-        assert "is exited" in result["msg"]
+        assert (result["rc"], result["sides"][0]["standbys"]) == (0, [])
+        assert "is exited" in found(result, "standby_unread")["found"]
+        assert ask({"standby_services": ["standby"]}, fail_on=["error"])["rc"] == 1
     finally:
         docker("start", site.container("standby"))
         site.standby_ready()
