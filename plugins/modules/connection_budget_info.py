@@ -723,7 +723,7 @@ def read_side(
             # A name that is none was written by mistake.
             if name not in docker.config()["services"]:
                 raise
-            hint = "Its connections are not counted, and max_connections is not changed meanwhile. Bring it back, or take it away."
+            hint = "Its connections are not counted, and its primary gets no more of them meanwhile. Bring it back, or take it away."
             unread.append(finding("standby_unread", "error", name, "a standby that answers", str(error), hint))
     hapi_addresses = tuple(address for item in hapi for address in item.addresses.values())
     pooler: Optional[Pooler] = None
