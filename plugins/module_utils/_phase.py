@@ -91,6 +91,11 @@ class Measure:
     as_of: Optional[datetime] = None
 
 
+def figure(value: float) -> str:
+    """Return a limit as people write it."""
+    return format(value, ",.15g")
+
+
 def thresholds_of(given: Mapping[str, Any]) -> dict[str, Threshold]:
     """Return the thresholds, the roadmap's where nothing is given. Raises PhaseError that names all that is wrong."""
     faults = ["there is no metric %s; there are %s" % (name, ", ".join(METRICS)) for name in sorted(set(given) - set(METRICS))]
@@ -108,15 +113,16 @@ def thresholds_of(given: Mapping[str, Any]) -> dict[str, Threshold]:
             continue
         item = Threshold(metric, **values)
         if item.pilot_below <= 0:
-            faults.append("%s.pilot_below is %g, so that no load would be pilot; it must be more than 0" % (metric, item.pilot_below))
+            faults.append("%s.pilot_below is %s, so that no load would be pilot; it must be more than 0" % (metric, figure(item.pilot_below)))
         if item.regional_below <= item.pilot_below:
             faults.append(
-                "%s is out of order: regional_below (%g) must be more than pilot_below (%g)" % (metric, item.regional_below, item.pilot_below)
+                "%s is out of order: regional_below (%s) must be more than pilot_below (%s)"
+                % (metric, figure(item.regional_below), figure(item.pilot_below))
             )
         if item.national_above < item.regional_below:
             faults.append(
-                "%s overlaps: %g to %g would be regional and national; national_above must be at least regional_below"
-                % (metric, item.national_above, item.regional_below)
+                "%s overlaps: %s to %s would be regional and national; national_above must be at least regional_below"
+                % (metric, figure(item.national_above), figure(item.regional_below))
             )
         found[metric] = item
     if faults:
@@ -300,7 +306,7 @@ def next_step(steps: Sequence[Mapping[str, Any]], level: Optional[int], metrics:
         return None
     when, name, item = min(crossings, key=lambda found: (found[0], found[1]))
     national = LEVELS.index(item["to"]) >= 2
-    why = "%s are projected to reach %s (confidence %s)" % (LABELS[name], format(item["limit"], ",.0f"), item["confidence"])
+    why = "%s are projected to reach %s (confidence %s)" % (LABELS[name], figure(item["limit"]), item["confidence"])
     what = "plan the move to national" if national else "go to the regional phase"
     return {**step(what, "info", why, None if national else "scale_regional"), "when": when}
 
@@ -436,9 +442,9 @@ def phase_findings(found: Verdict, built: Mapping[str, Any], metrics: Mapping[st
         limits = metrics[found.decided_by]["threshold"]
         items.append(
             finding(
-                "phase_exceeded", "warning", LABELS[found.decided_by], "below %s" % format(limits["regional_below"], ",.0f"),
+                "phase_exceeded", "warning", LABELS[found.decided_by], "below %s" % figure(limits["regional_below"]),
                 format(metrics[found.decided_by]["value"], ",.0f"),
-                "The load is more than regional was made for; national begins above %s. Plan the move." % format(limits["national_above"], ",.0f"),
+                "The load is more than regional was made for; national begins above %s. Plan the move." % figure(limits["national_above"]),
             )
         )  # fmt: skip
     for name, metric in metrics.items():
@@ -448,7 +454,7 @@ def phase_findings(found: Verdict, built: Mapping[str, Any], metrics: Mapping[st
                 if days <= LEAD_DAYS:
                     items.append(
                         finding(
-                            "threshold_near", "info", LABELS[name], "more than %d days to %s" % (LEAD_DAYS, format(item["limit"], ",.0f")),
+                            "threshold_near", "info", LABELS[name], "more than %d days to %s" % (LEAD_DAYS, figure(item["limit"])),
                             "%.0f days, at %s a day (confidence %s)" % (days, format(item["per_day"], ",.1f"), item["confidence"]),
                             "Prepare the step to %s." % item["to"].replace("_", " "),
                         )
