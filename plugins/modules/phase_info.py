@@ -291,6 +291,11 @@ phase:
   returned: success, and when O(fail_on) makes the module fail
   type: str
   sample: pilot
+level:
+  description: Where the load is, V(pilot), V(regional), V(regional_exceeded) or V(national).
+  returned: success, and when O(fail_on) makes the module fail
+  type: str
+  sample: pilot
 exceeded:
   description: Whether the load has left what V(regional) was made for and not reached V(national).
   returned: success, and when O(fail_on) makes the module fail
