@@ -113,7 +113,8 @@ CLIENTS = """
 WITH RECURSIVE walk AS (
     (SELECT a.client_id, 1 AS number FROM {table} a WHERE a.client_id IS NOT NULL AND a.{key} >= %(month)s ORDER BY a.client_id LIMIT 1)
     UNION ALL
-    SELECT (SELECT a.client_id FROM {table} a WHERE a.client_id > walk.client_id AND a.{key} >= %(month)s ORDER BY a.client_id LIMIT 1), walk.number + 1
+    SELECT (SELECT a.client_id FROM {table} a WHERE a.client_id > walk.client_id AND a.{key} >= %(month)s ORDER BY a.client_id LIMIT 1),
+           walk.number + 1
       FROM walk WHERE walk.client_id IS NOT NULL AND walk.number < %(most)s
 )
 SELECT w.client_id::text AS client FROM walk w
@@ -124,7 +125,8 @@ SELECT DISTINCT a.client_id::text AS client FROM {table} a TABLESAMPLE SYSTEM (%
  WHERE a.client_id IS NOT NULL AND a.{key} >= %(since)s
 """
 PARTITION_ROWS = """
-SELECT coalesce(max(c.reltuples), 0)::float8 FROM pg_catalog.pg_partition_tree(%s::regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf
+SELECT coalesce(max(c.reltuples), 0)::float8
+  FROM pg_catalog.pg_partition_tree(%s::regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf
 """
 
 
@@ -223,7 +225,9 @@ def resources(tables: Sequence[Mapping[str, Any]], sizes: Mapping[int, Mapping[s
         return Measure(total, "density at the last ANALYZE, times the pages of now", "estimate", as_of=oldest)
     if span is not None:
         return Measure(span, "range of RES_ID, since the table was never analyzed", "at_most")
-    return Measure(None, why="HFJ_RESOURCE was never analyzed, and the range of its numbers could not be read" if parts else "there is no HFJ_RESOURCE")
+    return Measure(
+        None, why="HFJ_RESOURCE was never analyzed, and the range of its numbers could not be read" if parts else "there is no HFJ_RESOURCE"
+    )
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,9 @@ def rate_of(
         value = max(0, newest_id - min(created) + 1) / days
         return Rate(Measure(round(value, 2), "range of RES_ID in the window", "at_most"), versions and round(versions, 2), days)
     if versions is not None:
-        return Rate(Measure(round(versions, 2), "versions in the window, since none of its first is a new resource", "at_most"), round(versions, 2), days)
+        return Rate(
+            Measure(round(versions, 2), "versions in the window, since none of its first is a new resource", "at_most"), round(versions, 2), days
+        )
     return Rate(Measure(None, why="the newest numbers could not be read"), None, days)
 
 
@@ -287,7 +293,7 @@ def table_report(table: Mapping[str, Any], size: Optional[Mapping[str, Any]]) ->
     return {
         "name": table["name"],
         "parent": table["parent"] or "",
-        "rows": estimate(table, size and size["heap_bytes"]),
+        "rows": estimate(table, size["heap_bytes"] if size else None),
         "heap_bytes": size["heap_bytes"] if size else None,
         "total_bytes": size["total_bytes"] if size else None,
         "dead_rows": table["dead"],
@@ -369,7 +375,8 @@ def index_findings(indexes: Sequence[Mapping[str, Any]], reports: Sequence[Mappi
         if report["bloat"] is not None and report["bloat"] > BLOATED:
             found.append(
                 finding(
-                    "index_bloated", "info", where, "at most twice the pages that its rows need", "an estimated %d %% of it empty" % (100 * report["bloat"]),
+                    "index_bloated", "info", where, "at most twice the pages that its rows need",
+                    "an estimated %d %% of it empty" % (100 * report["bloat"]),
                     "REINDEX INDEX CONCURRENTLY at a quiet hour. It is an estimate: measure with pgstattuple first if it matters.",
                 )
             )  # fmt: skip
@@ -447,7 +454,7 @@ def catalog(
             continue
         own = tuple(_plans.Index(index["name"], tuple(index["columns"]), index["valid"]) for index in indexes if index["table"] == item["name"])
         size = sizes.get(item["oid"])
-        rows = estimate(item, size and size["heap_bytes"])
+        rows = estimate(item, size["heap_bytes"] if size else None)
         modified = None if item["modified"] is None else float(item["modified"])
         analyzed = bool(item["analyzed_at"]) or item["name"] in described
         pages = None if size is None else size["heap_bytes"] / PAGE_BYTES

@@ -292,7 +292,9 @@ def due_steps(level: Optional[int], aspects: Sequence[Aspect], needs: Mapping[st
     return sorted(steps, key=lambda item: SEVERITY_ORDER[item["severity"]])
 
 
-def next_step(steps: Sequence[Mapping[str, Any]], level: Optional[int], metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> Optional[dict[str, Any]]:
+def next_step(
+    steps: Sequence[Mapping[str, Any]], level: Optional[int], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Optional[dict[str, Any]]:
     """Return what is due next: the first step, or else the crossing that is projected soonest."""
     if steps:
         return {**steps[0], "when": "now"}

@@ -27,7 +27,8 @@ STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1100px;margin:0 auto;padding:16px}
-h1{font-size:1.5rem;margin:.2em 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .6em}h3{font-size:1rem;margin:0 0 .2em}.bars~h3{margin-top:1.2em}
+h1{font-size:1.5rem;margin:.2em 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .6em}
+h3{font-size:1rem;margin:0 0 .2em}.bars~h3{margin-top:1.2em}
 p{margin:.3em 0}.soft{color:var(--soft)}.small{font-size:.875rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:16px;margin:16px 0}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:16px}
@@ -108,8 +109,9 @@ def bars(rows: Sequence[tuple[str, float, str, str]], full: float) -> str:
     for name, value, text, kind in rows:
         part = 0.0 if full <= 0 or not math.isfinite(value) else max(0.0, min(100.0, 100.0 * value / full))
         out.append(
-            '<div><div class="bar-text"><span>%s</span><span>%s</span></div><svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
-            'aria-label="%s"><rect class="track" width="100" height="10" rx="1"/><rect class="part %s" width="%.2f" height="10" rx="1"/></svg></div>'
+            '<div><div class="bar-text"><span>%s</span><span>%s</span></div><svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" '
+            'role="img" aria-label="%s"><rect class="track" width="100" height="10" rx="1"/>'
+            '<rect class="part %s" width="%.2f" height="10" rx="1"/></svg></div>'
             % (esc(name), esc(text), esc("%s: %s" % (name, text)), esc(kind), part)
         )
     return '<div class="bars">%s</div>' % "".join(out)
@@ -198,7 +200,11 @@ def growth(name: str, metric: Result, history: Sequence[Result], now: datetime) 
         )
         out.append('<circle class="dot" cx="%.1f" cy="%.1f" r="4"/>' % (chart.x(at), chart.y(limit)))
     out.append('<circle class="dot" cx="%.1f" cy="%.1f" r="3"/>' % (chart.x(points[-1][0]), chart.y(points[-1][1])))
-    words = "%s: %s now; %s" % (LABELS.get(name, name), figure(metric), "; ".join("%s at %s: %s" % (to, number(limit), ahead(item)) for to, limit, item in limits))
+    words = "%s: %s now; %s" % (
+        LABELS.get(name, name),
+        figure(metric),
+        "; ".join("%s at %s: %s" % (to, number(limit), ahead(item)) for to, limit, item in limits),
+    )
     return '<svg viewBox="0 0 %d %d" role="img" aria-label="%s"><title>%s</title>%s</svg>' % (WIDTH, HEIGHT, esc(words), esc(words), "".join(out))
 
 
@@ -218,7 +224,9 @@ def _unread(result: Result) -> str:
     rows = [(esc(item["what"]), esc(item["service"]), esc(item["why"])) for item in map(mapping, items(result.get("unread")))]
     if not rows:
         return ""
-    return section("Not read", "<p>%s Nothing of this counts as healthy.</p>" % tag("partial", "This answer is partial."), table(("What", "Where", "Why"), rows))
+    return section(
+        "Not read", "<p>%s Nothing of this counts as healthy.</p>" % tag("partial", "This answer is partial."), table(("What", "Where", "Why"), rows)
+    )
 
 
 def _load(result: Result, now: datetime) -> str:
@@ -226,10 +234,18 @@ def _load(result: Result, now: datetime) -> str:
     history = [mapping(item) for item in items(mapping(result.get("history")).get("samples"))]
     for name, metric in mapping(result.get("metrics")).items():
         lines = "".join(
-            "<li>%s at %s: %s</li>" % (esc(LEVELS.get(item["to"], item["to"])), number(item["limit"]), dated(ahead(item))) for item in items(metric.get("limits"))
+            "<li>%s at %s: %s</li>" % (esc(LEVELS.get(item["to"], item["to"])), number(item["limit"]), dated(ahead(item)))
+            for item in items(metric.get("limits"))
         )
         how = " · ".join(
-            filter(None, (str(metric.get("method") or ""), "statistics of %s" % day(metric.get("as_of")) if metric.get("as_of") else "", str(metric.get("why") or "")))
+            filter(
+                None,
+                (
+                    str(metric.get("method") or ""),
+                    "statistics of %s" % day(metric.get("as_of")) if metric.get("as_of") else "",
+                    str(metric.get("why") or ""),
+                ),
+            )
         )
         decided = " " + tag("info", "decides") if name == result.get("decided_by") else ""
         cards.append(
@@ -241,7 +257,8 @@ def _load(result: Result, now: datetime) -> str:
 
 def _due(result: Result) -> str:
     rows = [
-        (tag(step["severity"], step["severity"]), esc(step["what"]), esc(step["why"]), "<code>%s</code>" % esc(step["playbook"]) if step.get("playbook") else "by hand")
+        (tag(step["severity"], step["severity"]), esc(step["what"]), esc(step["why"]),
+         "<code>%s</code>" % esc(step["playbook"]) if step.get("playbook") else "by hand")
         for step in map(mapping, items(result.get("due")))
     ]  # fmt: skip
     return section("Due", table(("How urgent", "What", "Why", "Playbook"), rows))
@@ -270,7 +287,12 @@ def _tables(result: Result) -> str:
     found = [item for item in found if item.get("total_bytes")][:12]
     most = max((float(item["total_bytes"]) for item in found), default=0.0)
     rows = [
-        (str(item["name"]), float(item["total_bytes"]), "%s, %s rows, %s %% dead" % (size(item["total_bytes"]), number(item["rows"]), item["dead_percent"]), "")
+        (
+            str(item["name"]),
+            float(item["total_bytes"]),
+            "%s, %s rows, %s %% dead" % (size(item["total_bytes"]), number(item["rows"]), item["dead_percent"]),
+            "",
+        )
         for item in found
     ]
     parts = mapping(result.get("partitioning"))
@@ -279,7 +301,9 @@ def _tables(result: Result) -> str:
     lines = []
     for search in map(mapping, items(plans.get("searches"))):
         for scan in map(mapping, items(search.get("scans"))):
-            lines.append((esc(search.get("name") or search.get("query")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"])))
+            lines.append(
+                (esc(search.get("name") or search.get("query")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"]))
+            )
     told = ""
     if plans.get("searches"):
         told = "<h3>Searches that read a table whole</h3>" + table(("Search", "Table", "Reason", "Found", "What to do"), lines)
@@ -301,7 +325,14 @@ def _partitions(result: Result) -> str:
         gaps = tag("error", "1 gap" if item["gaps"] == 1 else "%d gaps" % item["gaps"]) if item.get("gaps") else tag("ok", "no gap")
         out.append(
             "<h3>%s</h3><p>%s %s days left, until %s; %s in %d partitions</p>"
-            % (esc(item.get("table")), gaps, esc(number(item.get("days_left"), 0)), esc(day(item.get("covered_until"))), esc(size(item.get("bytes"))), len(parts))
+            % (
+                esc(item.get("table")),
+                gaps,
+                esc(number(item.get("days_left"), 0)),
+                esc(day(item.get("covered_until"))),
+                esc(size(item.get("bytes"))),
+                len(parts),
+            )
         )
         rows = [(str(part["name"]), float(part.get("bytes") or 0), size(part.get("bytes")), "") for part in filled]
         out.append(bars(rows, most) if rows else '<p class="soft small">No partition holds much yet.</p>')
@@ -320,7 +351,8 @@ def _rejections(result: Result) -> str:
 
 def _findings(result: Result) -> str:
     rows = [
-        (tag(item["severity"], item["severity"]), "<code>%s</code>" % esc(item["id"]), esc(item["object"]), esc(item["found"]), esc(item["expected"]), esc(item["hint"]))
+        (tag(item["severity"], item["severity"]), "<code>%s</code>" % esc(item["id"]), esc(item["object"]),
+         esc(item["found"]), esc(item["expected"]), esc(item["hint"]))
         for item in map(mapping, items(result.get("findings")))
     ]  # fmt: skip
     return section("Findings", table(("Severity", "Id", "Object", "Found", "Expected", "What to do"), rows))

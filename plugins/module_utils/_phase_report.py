@@ -132,12 +132,21 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def as_markdown(result: Result, about: Result) -> str:
     """Return it for people who read text."""
-    lines = ["# %s" % mark(about.get("title") or "Assessment"), "", "%s. %s" % (STATUS.get(str(result.get("status")), "Not known"), mark(result.get("now"))), ""]
+    lines = [
+        "# %s" % mark(about.get("title") or "Assessment"),
+        "",
+        "%s. %s" % (STATUS.get(str(result.get("status")), "Not known"), mark(result.get("now"))),
+        "",
+    ]
     lines += [mark(headline(result)), "", mark(what_next(result)), ""]
     if result.get("partial"):
         lines += ["## Not read", "", "The answer is partial. Nothing of this counts as healthy.", ""]
-        lines += _table(("What", "Where", "Why"), [(item["what"], item["service"], item["why"]) for item in map(mapping, items(result.get("unread")))])
-    rows = [(step["what"], step["severity"], step["why"], step.get("playbook") or "by hand") for step in map(mapping, items(result.get("due")))]
+        lines += _table(
+            ("What", "Where", "Why"), [(item["what"], item["service"], item["why"]) for item in map(mapping, items(result.get("unread")))]
+        )
+    rows: list[Sequence[Any]] = [
+        (step["what"], step["severity"], step["why"], step.get("playbook") or "by hand") for step in map(mapping, items(result.get("due")))
+    ]
     lines += ["## Due", "", *_table(("What", "How urgent", "Why", "Playbook"), rows)]
     rows = []
     for name, metric in mapping(result.get("metrics")).items():
@@ -149,7 +158,8 @@ def as_markdown(result: Result, about: Result) -> str:
     rows = [(item["service"], item["used"], item["usable"], "%s %%" % item["percent"]) for item in map(mapping, items(result.get("connections")))]
     lines += ["## Connections", "", *_table(("Server", "Taken", "Usable", "Share"), rows)]
     rows = [
-        (item["name"], number(item["rows"]), size(item["total_bytes"]), "%s %%" % item["dead_percent"]) for item in map(mapping, items(result.get("tables"))[:15])
+        (item["name"], number(item["rows"]), size(item["total_bytes"]), "%s %%" % item["dead_percent"])
+        for item in map(mapping, items(result.get("tables"))[:15])
     ]
     lines += ["## Tables", "", *_table(("Table", "Rows", "Size", "Dead"), rows)]
     parts = mapping(result.get("partitioning"))
@@ -230,7 +240,13 @@ def as_prometheus(result: Result, about: Result) -> str:
     for item in map(mapping, items(months.get("tables"))):
         out.add("audit_partition_days_left", "Days with partitions from now on.", item.get("days_left"), table=item.get("table"))
     for item in map(mapping, items(months.get("rejections"))):
-        out.add("rejected_percent", "Rejected events of a vendor.", item.get("percent"), vendor=item.get("client"), enough=str(bool(item.get("enough"))).lower())
+        out.add(
+            "rejected_percent",
+            "Rejected events of a vendor.",
+            item.get("percent"),
+            vendor=item.get("client"),
+            enough=str(bool(item.get("enough"))).lower(),
+        )
     for name, base in mapping(result.get("databases")).items():
         out.add("database_bytes", "Size of a database.", mapping(base).get("bytes"), database=name)
     for item in map(mapping, items(result.get("due"))):

@@ -24,8 +24,7 @@ DEFAULT_SEARCHES: tuple[tuple[str, str], ...] = (
     ("token (identifier, code)", "SELECT t0.RES_ID FROM HFJ_SPIDX_TOKEN t0 WHERE (t0.HASH_SYS_AND_VALUE = $1) fetch first $2 rows only"),
     (
         "string (name)",
-        "SELECT t0.RES_ID FROM HFJ_SPIDX_STRING t0 WHERE ((t0.HASH_NORM_PREFIX = $1) AND (t0.SP_VALUE_NORMALIZED LIKE $2))"
-        " fetch first $3 rows only",
+        "SELECT t0.RES_ID FROM HFJ_SPIDX_STRING t0 WHERE ((t0.HASH_NORM_PREFIX = $1) AND (t0.SP_VALUE_NORMALIZED LIKE $2)) fetch first $3 rows only",
     ),
     (
         "date",
@@ -169,8 +168,8 @@ def _limited(above: Sequence[Mapping[str, Any]]) -> Optional[float]:
 
 def or_branches(condition: str) -> int:
     """Return how many values or branches a condition offers: the larger of its ORs and its longest list."""
-    branches = condition.count(" OR ") + 1 if " OR " in condition else 0
-    lists = re.findall(r"ANY \('\{([^}]*)\}'", condition) + re.findall(r"ANY \(ARRAY\[([^\]]*)\]", condition)
+    branches: int = condition.count(" OR ") + 1 if " OR " in condition else 0
+    lists: list[str] = re.findall(r"ANY \('\{([^}]*)\}'", condition) + re.findall(r"ANY \(ARRAY\[([^\]]*)\]", condition)
     return max([branches, *(item.count(",") + 1 for item in lists)])
 
 

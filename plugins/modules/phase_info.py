@@ -636,12 +636,14 @@ def read_fhir(look: Look, params: dict[str, Any], facts: Facts) -> None:
     tables: list[dict[str, Any]] = look.attempt("the tables", lambda: session.rows(_measure.TABLES, names), [])
     if not any(item["name"] == "hfj_resource" for item in tables):
         found = "no" if not tables else "only %d" % len(tables)
-        look.missing("the resources", "the schema %s of %s has %s tables of HAPI: correct fhir.schema or fhir.database" % (look.schema, look.service, found))
+        look.missing(
+            "the resources", "the schema %s of %s has %s tables of HAPI: correct fhir.schema or fhir.database" % (look.schema, look.service, found)
+        )
         facts.measures["resources"] = facts.measures["resources_per_day"] = Measure(None, why="there is no HFJ_RESOURCE")
         return
     # A partitioned table has no size of its own.
     holding = [item["oid"] for item in tables if item["kind"] == "r"]
-    rows = look.attempt("the sizes of the tables", lambda: session.rows(_measure.SIZES, (holding,)), [])
+    rows: list[dict[str, Any]] = look.attempt("the sizes of the tables", lambda: session.rows(_measure.SIZES, (holding,)), [])
     sizes = {item["oid"]: item for item in rows}
     ids = look.attempt("the range of RES_ID", lambda: _measure.read_ids(look), None)
     facts.measures["resources"] = _measure.resources(tables, sizes, ids)
@@ -656,7 +658,7 @@ def read_fhir(look: Look, params: dict[str, Any], facts: Facts) -> None:
     )
     facts.findings += _measure.table_findings(tables)
     facts.raw_indexes = look.attempt("the indexes", lambda: session.rows(_measure.INDEXES, (holding,)), [])
-    described = look.attempt("the widths of columns", lambda: session.rows(_measure.WIDTHS, (look.schema, TABLES)), [])
+    described: list[dict[str, Any]] = look.attempt("the widths of columns", lambda: session.rows(_measure.WIDTHS, (look.schema, TABLES)), [])
     widths = {(item["table"], item["name"]): item["width"] for item in described}
     facts.indexes = [_measure.index_report(item, widths) for item in facts.raw_indexes]
     catalog = _measure.catalog(tables, sizes, facts.raw_indexes, {item["table"] for item in described})
@@ -713,7 +715,9 @@ def partition_findings(partitioning: dict[str, Any], resources: Optional[float])
     return []
 
 
-def needs_of(facts: Facts, params: dict[str, Any], used: list[dict[str, Any]], months: Optional[dict[str, Any]], parts: dict[str, Any]) -> dict[str, str]:
+def needs_of(
+    facts: Facts, params: dict[str, Any], used: list[dict[str, Any]], months: Optional[dict[str, Any]], parts: dict[str, Any]
+) -> dict[str, str]:
     """Return what is due whatever the phase, each with the reason."""
     needs = {}
     if months and months["errors"]:
@@ -760,10 +764,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if problem:
         raise PhaseError(problem)
     if params["partition_due"] < params["partition_plan"]:
-        raise PhaseError("partition_due (%d) is below partition_plan (%d). Correct one of them." % (params["partition_due"], params["partition_plan"]))
-    given = {
-        metric: {name: value for name, value in (limits or {}).items() if value is not None} for metric, limits in params["thresholds"].items()
-    }
+        raise PhaseError(
+            "partition_due (%d) is below partition_plan (%d). Correct one of them." % (params["partition_due"], params["partition_plan"])
+        )
+    given = {metric: {name: value for name, value in (limits or {}).items() if value is not None} for metric, limits in params["thresholds"].items()}
     thresholds = thresholds_of(given)
     facts = Facts()
     samples, faults = read_samples(params["samples"])
@@ -858,14 +862,19 @@ def main() -> None:
             **COMPOSE_ARGUMENTS,
             **FINDINGS_OPTIONS,
             "fhir": {"type": "dict", "default": {}, "apply_defaults": True, "options": server_options("postgres-fhir", "fhirdb", "public")},
-            "audit": {"type": "dict", "default": {}, "apply_defaults": True, "options": {**server_options("postgres-audit", "auditdb", "audit"), **events}},
+            "audit": {
+                "type": "dict",
+                "default": {},
+                "apply_defaults": True,
+                "options": {**server_options("postgres-audit", "auditdb", "audit"), **events},
+            },
             "service": {"type": "str", "default": "hapi"},
             "deployment": {"type": "dict", "default": {}},
             "connections": {"type": "dict", "default": {}},
             "partitions": {"type": "dict", "default": {}},
             "replication": {"type": "dict", "default": {}},
             "samples": {"type": "list", "elements": "raw", "default": []},
-            "thresholds": {"type": "dict", "default": {}, "options": {name: limits for name in METRICS}},
+            "thresholds": {"type": "dict", "default": {}, "options": dict.fromkeys(METRICS, limits)},
             "partition_plan": {"type": "int", "default": PARTITION_PLAN},
             "partition_due": {"type": "int", "default": PARTITION_DUE},
             "days": {"type": "int", "default": 7},

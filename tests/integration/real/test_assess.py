@@ -55,7 +55,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 
 
 def sql(site: Databases, service: str, database: str, text: str, check: bool = True) -> str:
-    argv = ["docker", "exec", "-i", site.container(service), "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", "127.0.0.1", "-d", database]
+    argv = [
+        "docker",
+        "exec",
+        "-i",
+        site.container(service),
+        "psql",
+        "-XAtq",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        "postgres",
+        "-h",
+        "127.0.0.1",
+        "-d",
+        database,
+    ]
     done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout

@@ -51,11 +51,13 @@ CREATE TABLE hfj_res_link (pid bigint PRIMARY KEY, src_path varchar(500), src_re
     target_resource_type varchar(40));
 CREATE INDEX idx_rl_tgt_v2 ON hfj_res_link (target_resource_id, src_path, src_resource_id);
 """
-# 60,000 resources over sixty days, a thousand a day; each tenth was written twice.
+# 60,000 resources over sixty days, a thousand a day.
 RESOURCES = 60_000
 ROWS = """
-INSERT INTO hfj_resource SELECT i, 'Patient', i::text, timezone('UTC', now()) - (60000 - i) * interval '86.4 seconds' FROM generate_series(1, 60000) i;
-INSERT INTO hfj_res_ver SELECT i, i, 1, timezone('UTC', now()) - (60000 - i) * interval '86.4 seconds', 'secret body' FROM generate_series(1, 60000) i;
+INSERT INTO hfj_resource
+SELECT i, 'Patient', i::text, timezone('UTC', now()) - (60000 - i) * interval '86.4 seconds' FROM generate_series(1, 60000) i;
+INSERT INTO hfj_res_ver
+SELECT i, i, 1, timezone('UTC', now()) - (60000 - i) * interval '86.4 seconds', 'secret body' FROM generate_series(1, 60000) i;
 INSERT INTO hfj_spidx_token SELECT i, 1 + i % 60000, 'identifier', 'v' || i, 1, 2, hashint8(i), hashint8(i + 1) FROM generate_series(1, 120000) i;
 VACUUM ANALYZE hfj_resource, hfj_res_ver, hfj_spidx_token;
 """
@@ -223,7 +225,9 @@ def test_the_role_without_the_plans(site: Databases, ask: Ask) -> None:
     env = f"ASSESS_PASSWORD={APP_PASSWORD}"
 
     def grants() -> str:
-        return site.sql("SELECT relname, attname, attacl FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid WHERE attacl IS NOT NULL ORDER BY 1, 2")
+        return site.sql(
+            "SELECT relname, attname, attacl FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid WHERE attacl IS NOT NULL ORDER BY 1, 2"
+        )
 
     before = grants()
     psql(site, ROLE.read_text(), "fhirdb", "-v", "searches=off", env=env)
@@ -405,7 +409,12 @@ def test_case_144_idle_sessions_take_slots_too(site: Databases, ask: Ask, run: C
     (item,) = result["connections"]
     assert (item["used"], item["usable"], item["max_connections"], item["percent"]) == (37, 37, 40, 100.0)
     assert "connections_used_up" in ids(result)
-    assert (result["due"][0]["playbook"], result["due"][0]["severity"], result["status"], result["exit_code"]) == ("tune_pools", "error", "critical", 2)
+    assert (result["due"][0]["playbook"], result["due"][0]["severity"], result["status"], result["exit_code"]) == (
+        "tune_pools",
+        "error",
+        "critical",
+        2,
+    )
 
 
 def test_wrong_thresholds_are_refused(ask: Ask) -> None:

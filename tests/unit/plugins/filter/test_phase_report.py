@@ -60,7 +60,8 @@ class Page(HTMLParser):
 def hostile(value: Any, text: str, keep: frozenset[str] = frozenset()) -> Any:
     """Put a text in the place of every text that comes from a database, a server or a file."""
     ours = {
-        "status", "now", "at", "phase", "level", "to", "quality", "projected", "earliest", "latest", "confidence", "severity", "decided_by", "state", "source",
+        "status", "now", "at", "phase", "level", "to", "quality", "projected", "earliest", "latest", "confidence", "severity", "decided_by",
+        "state", "source",
         "when", "as_of", "covered_until",
     } | keep  # fmt: skip
     if isinstance(value, dict):
@@ -72,7 +73,16 @@ def hostile(value: Any, text: str, keep: frozenset[str] = frozenset()) -> Any:
 
 def bare() -> dict[str, Any]:
     """What is there when nothing could be read."""
-    unknown = {"value": None, "method": "", "quality": "", "as_of": None, "why": "it could not be read", "level": None, "phase": None, "threshold": {}}
+    unknown = {
+        "value": None,
+        "method": "",
+        "quality": "",
+        "as_of": None,
+        "why": "it could not be read",
+        "level": None,
+        "phase": None,
+        "threshold": {},
+    }
     limits = [{"to": "regional", "limit": 50, "reached": None, "left": None, "share": None, "projected": None, "earliest": None, "latest": None,
                "per_day": None, "confidence": "none", "why": "not enough history"}]  # fmt: skip
     return {
@@ -117,8 +127,10 @@ def test_the_page_tells_all_parts() -> None:
     told = " ".join(page.texts)
     for text in (
         "Something is critical", "The load asks for the phase pilot, by vendors (47). Deployed is pilot.", "This answer is partial.",
-        "permission denied for table hfj_spidx_string", "maintain_audit_partitions", "about 812,000", "27 of 27 usable, 100.0 %", "1.9 GB, 4,800,000 rows",
-        "no index begins with hash_value", "401 days left", "1 gap", "32.1 %, 387 of 1,204", "<script>alert(1)</script>", "too few to judge", "fhir-pilot",
+        "permission denied for table hfj_spidx_string", "maintain_audit_partitions", "about 812,000", "27 of 27 usable, 100.0 %",
+        "1.9 GB, 4,800,000 rows",
+        "no index begins with hash_value", "401 days left", "1 gap", "32.1 %, 387 of 1,204", "<script>alert(1)</script>", "too few to judge",
+        "fhir-pilot",
     ):  # fmt: skip
         assert text in told, text
     # A chart for each metric, with its words for who does not see it.
@@ -205,9 +217,24 @@ def test_prometheus_tells_what_is_known_and_no_more() -> None:
 
 def test_words() -> None:
     assert [_phase_report.number(value) for value in (1234567, 0, None, True, "x")] == ["1,234,567", "0", "not known", "not known", "not known"]
-    assert [_phase_report.size(value) for value in (0, 999, 1500, 123456, 2e9, 3e12, None)] == ["0 B", "999 B", "1.5 kB", "123 kB", "2.0 GB", "3.0 TB", "not known"]
+    assert [_phase_report.size(value) for value in (0, 999, 1500, 123456, 2e9, 3e12, None)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "123 kB",
+        "2.0 GB",
+        "3.0 TB",
+        "not known",
+    ]
     assert _phase_report.what_next({}) == "Nothing is known to come next."
-    exceeded = {"phase": "regional", "exceeded": True, "at_least": True, "decided_by": "resources", "metrics": FIXTURE["metrics"], "deployed": {"phase": "pilot"}}
+    exceeded = {
+        "phase": "regional",
+        "exceeded": True,
+        "at_least": True,
+        "decided_by": "resources",
+        "metrics": FIXTURE["metrics"],
+        "deployed": {"phase": "pilot"},
+    }
     assert _phase_report.headline(exceeded) == (
         "The load asks for the phase regional at least, and is more than that was made for, by resources (about 812,000). Deployed is pilot."
     )

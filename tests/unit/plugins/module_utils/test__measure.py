@@ -43,7 +43,8 @@ def index(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "pages", "heap", "wanted"),
     [
-        (1000, 10, 10 * 8192, 1000), (1000, 10, 20 * 8192, 2000), (1000, 10, None, 1000), (-1, 0, 0, 0), (-1, 0, 8192, None), (-1, 10, 80 * 8192, None),
+        (1000, 10, 10 * 8192, 1000), (1000, 10, 20 * 8192, 2000), (1000, 10, None, 1000), (-1, 0, 0, 0), (-1, 0, 8192, None),
+        (-1, 10, 80 * 8192, None),
         (0, 0, 0, 0), (0, 0, None, 0), (0, 0, 8192, None), (None, 0, None, None), (1000, 10, 0, 0),
     ],
 )  # fmt: skip
@@ -188,7 +189,12 @@ def test_a_table_with_statistics_whose_counters_were_lost_is_no_stale_one() -> N
 
 def test_one_finding_for_each_table_and_reason() -> None:
     scan = {"table": "t", "reason": "large_or", "detail": "x", "hint": "y"}
-    plans = {"searches": [{"name": "a", "query": "q", "scans": [scan]}, {"name": "", "query": "q" * 200, "scans": [scan, {**scan, "reason": "table_size"}]}]}
+    plans = {
+        "searches": [
+            {"name": "a", "query": "q", "scans": [scan]},
+            {"name": "", "query": "q" * 200, "scans": [scan, {**scan, "reason": "table_size"}]},
+        ]
+    }
     found = _measure.plan_findings(plans)
     assert [item["found"].split(":")[0] for item in found] == ["a sequential scan, because of large_or", "a sequential scan, because of table_size"]
     assert len(found[1]["expected"]) < 200
@@ -212,7 +218,9 @@ class Stub:
         return []
 
 
-@pytest.mark.parametrize(("plan", "ordered", "why"), [("missing_index", False, "hfj_spidx_token is not read whole"), ("sorted", True, "no index gives")])
+@pytest.mark.parametrize(
+    ("plan", "ordered", "why"), [("missing_index", False, "hfj_spidx_token is not read whole"), ("sorted", True, "no index gives")]
+)
 def test_a_statement_that_would_read_a_table_whole_is_not_run(plan: str, ordered: bool, why: str) -> None:
     from psycopg2 import sql
 
@@ -247,5 +255,7 @@ def test_the_reading_role_gets_every_column_that_is_read() -> None:
     """playbooks/files/assess_role.sql names the columns of the default searches and of our own statements."""
     script = (Path(__file__).parents[4] / "playbooks/files/assess_role.sql").read_text()
     for _name, query in _plans.DEFAULT_SEARCHES:
-        for column in {word.split(".")[1].lower() for word in query.replace("(", " ").replace(")", " ").split() if word.startswith("t") and "." in word}:
+        for column in {
+            word.split(".")[1].lower() for word in query.replace("(", " ").replace(")", " ").split() if word.startswith("t") and "." in word
+        }:
             assert column in script

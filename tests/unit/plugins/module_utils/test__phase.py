@@ -191,7 +191,7 @@ def test_what_is_due_from_the_load_and_the_deployment(load: int, replicas: Optio
 
 
 def test_what_cannot_wait_comes_first_and_every_playbook_is_there() -> None:
-    needs = {name: "because" for name in ("audit_partitions", "pools_full", "pools", "partitioning", "partitioning_plan")}
+    needs = dict.fromkeys(("audit_partitions", "pools_full", "pools", "partitioning", "partitioning_plan"), "because")
     found = _phase.due_steps(3, aspects(), needs)
     assert [item["playbook"] for item in found] == ["maintain_audit_partitions", "tune_pools", "scale_regional", "partition_hapi_tables", None]
     for other in (_phase.due_steps(1, aspects(3), {"pools": "x", "partitioning_plan": "x"}), _phase.due_steps(1, aspects(1, "standby"), {})):
@@ -267,7 +267,13 @@ def test_case_144_idle_sessions_count() -> None:
 
 
 def test_the_audit_partitions() -> None:
-    table = {"schema": "audit", "table": "audit_events", "days_left": 5, "gaps": [{}], "partitions": [{"name": "p", "bytes": 1, "rows": 2, "bound": "x"}]}
+    table = {
+        "schema": "audit",
+        "table": "audit_events",
+        "days_left": 5,
+        "gaps": [{}],
+        "partitions": [{"name": "p", "bytes": 1, "rows": 2, "bound": "x"}],
+    }
     result = {"days_left": 5, "tables": [table], "findings": [{"id": "gap", "severity": "error"}, {"id": "big", "severity": "warning"}],
               "rejection_rates": [{"client": "a"}]}  # fmt: skip
     found = _phase.coverage(result)

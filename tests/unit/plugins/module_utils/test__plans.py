@@ -22,7 +22,8 @@ RECORDED = Path(__file__).parents[1] / "fixtures/plans"
 MILLIONS = 5_000_000.0
 RESOURCE = Table(
     "hfj_resource", 300_000, 0, True,
-    (Index("hfj_resource_pkey", ("res_id",)), Index("idx_res_date", ("res_updated",)), Index("idx_res_type_del_updated", ("res_type", "res_deleted_at"))),
+    (Index("hfj_resource_pkey", ("res_id",)), Index("idx_res_date", ("res_updated",)),
+     Index("idx_res_type_del_updated", ("res_type", "res_deleted_at"))),
     pages=3530,
 )  # fmt: skip
 TOKEN = Table(
@@ -133,7 +134,10 @@ def test_whether_partitioning_is_due() -> None:
     assert _plans.partitioning(4_999_999, 5e6, 1e7, []) == {"state": "no", "why": "4,999,999 resources, fewer than 5,000,000"}
     assert _plans.partitioning(5_000_000, 5e6, 1e7, [])["state"] == "plan"
     assert _plans.partitioning(10_000_000, 5e6, 1e7, [])["state"] == "due"
-    assert _plans.partitioning(6e6, 5e6, 1e7, [slow]) == {"state": "due", "why": "searches read hfj_resource whole, though indexes and statistics are in order"}
+    assert _plans.partitioning(6e6, 5e6, 1e7, [slow]) == {
+        "state": "due",
+        "why": "searches read hfj_resource whole, though indexes and statistics are in order",
+    }
     assert _plans.partitioning(None, 5e6, 1e7, [])["state"] == "unknown"
     for reason in _plans.REASONS[:-1]:
         assert _plans.partitioning(6e6, 5e6, 1e7, [replace(slow, reason=reason)])["state"] == "plan"

@@ -22,7 +22,9 @@ NOW = datetime(2026, 11, 26, 3, tzinfo=timezone.utc)
 Run = Callable[..., dict[str, Any]]
 HEALTHY = {
     "deployment": {"services": {"hapi": {"replicas": [{"state": "running", "health": "healthy"}] * 3}}},
-    "connections": {"sides": [{"name": "fhir", "fits": True, "server": {"service": "postgres-fhir", "used": 5, "usable": 27, "max_connections": 30}}]},
+    "connections": {
+        "sides": [{"name": "fhir", "fits": True, "server": {"service": "postgres-fhir", "used": 5, "usable": 27, "max_connections": 30}}]
+    },
     "partitions": {"days_left": 400, "tables": [{"schema": "audit", "table": "audit_events", "readable": True, "days_left": 400}], "findings": []},
     "replication": {"server": {"standby": {"streaming": True}}},
 }
@@ -86,7 +88,8 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def samples(days: int, per_day: float, database: str = "77:5") -> list[dict[str, Any]]:
     return [
-        {"format": 1, "at": (NOW - timedelta(days=day)).isoformat(), "database": database, "resources": 1000 - day * per_day} for day in range(days, 0, -1)
+        {"format": 1, "at": (NOW - timedelta(days=day)).isoformat(), "database": database, "resources": 1000 - day * per_day}
+        for day in range(days, 0, -1)
     ]
 
 
@@ -100,7 +103,8 @@ def test_all_is_well(site: Site, ask: Run) -> None:
     assert (ids(result), result["status"], result["exit_code"], result["partial"], result["due"]) == ([], "ok", 0, False, [])
     assert (result["phase"], result["deployed"]["phase"], result["decided_by"]) == ("pilot", "regional", "vendors")
     assert result["sample"] == {
-        "format": 1, "at": "2026-11-26T03:00:00Z", "database": "77:5", "vendors": 3, "resources": 1000, "resources_per_day": 10, "database_bytes": 5000,
+        "format": 1, "at": "2026-11-26T03:00:00Z", "database": "77:5", "vendors": 3, "resources": 1000, "resources_per_day": 10,
+        "database_bytes": 5000,
     }  # fmt: skip
     assert result["metrics"]["resources"]["limits"][0]["per_day"] == 1
     assert result["metrics"]["vendors"]["limits"][0]["why"].startswith("not enough history")
@@ -185,7 +189,10 @@ def test_fail_on(site: Site, ask: Run) -> None:
     site.broken["postgres-audit"] = PostgresError("down", "unreachable")
     result = ask(**HEALTHY, fail_on=["error"])
     assert (result["rc"], result["phase"]) == (1, "pilot")
-    assert result["msg"] == "figure_unread on vendors on postgres-audit: expected an answer, found down. The answer is partial. Mend that, and ask again."
+    assert (
+        result["msg"]
+        == "figure_unread on vendors on postgres-audit: expected an answer, found down. The answer is partial. Mend that, and ask again."
+    )
 
 
 @pytest.mark.parametrize(
