@@ -137,7 +137,7 @@ options:
   samples:
     description:
       - What earlier runs have returned as RV(sample), each as a dictionary or as the line of a file.
-      - A line that can't be read, such as the last of a file that was cut, is left out and named in RV(history.faults).
+      - A line that can't be read, such as the last of a file that was cut, is left out and named in RV(history).
     type: list
     elements: raw
     default: []
@@ -629,7 +629,8 @@ def read_fhir(look: Look, params: dict[str, Any], facts: Facts) -> None:
     facts.stats_reset = row["stats_reset"]
     system = look.attempt("the identity of the cluster", lambda: session.value(_measure.SYSTEM), None)
     facts.identity = "%s:%s" % (system, row["oid"]) if system else ""
-    if row["sees_all"]:
+    # A standby may send on to others, which says nothing of the primary.
+    if row["sees_all"] and not row["in_recovery"]:
         senders = look.attempt("the standbys that the primary sends to", lambda: session.rows(_measure.SENDERS), None)
         facts.senders = None if senders is None else len(senders)
     names = {"schema": look.schema, "pattern": TABLES}

@@ -374,6 +374,64 @@ def test_the_verdict_changes_with_the_load_and_the_deployment(ask: Ask) -> None:
     assert result["due"][0]["playbook"] == "add_read_replica"
 
 
+PARTITIONED = """
+CREATE TABLE hfj_resource (res_id bigint PRIMARY KEY, res_type varchar(40) NOT NULL, fhir_id varchar(64), res_updated timestamp(6) NOT NULL,
+    res_deleted_at timestamp(6), partition_id integer) PARTITION BY HASH (res_id);
+CREATE TABLE hfj_res_ver (pid bigint, res_id bigint NOT NULL, res_ver bigint NOT NULL, res_updated timestamp(6) NOT NULL, PRIMARY KEY (pid, res_id))
+    PARTITION BY HASH (res_id);
+CREATE INDEX idx_resver_date ON hfj_res_ver (res_updated);
+CREATE INDEX idx_resver_pid ON hfj_res_ver (pid);
+SELECT format('CREATE TABLE %1$s_p%2$s PARTITION OF %1$s FOR VALUES WITH (MODULUS 3, REMAINDER %2$s)', t, n)
+  FROM unnest(ARRAY['hfj_resource', 'hfj_res_ver']) t, generate_series(0, 2) n \\gexec
+INSERT INTO hfj_resource SELECT i, 'Patient', i::text, timezone('UTC', now()) - (6000 - i) * interval '864 seconds' FROM generate_series(1, 6000) i;
+INSERT INTO hfj_res_ver SELECT i, i, 1, timezone('UTC', now()) - (6000 - i) * interval '864 seconds' FROM generate_series(1, 6000) i;
+VACUUM ANALYZE;
+"""
+
+
+def test_tables_of_hapi_that_are_partitioned(site: Databases, ask: Ask) -> None:
+    """The parts are judged, since a partitioned table has no rows, and nobody vacuums it; each is read by its indexes too."""
+    psql(site, "CREATE DATABASE parts")
+    try:
+        psql(site, PARTITIONED, "parts")
+        time.sleep(1)
+        count = "SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname ~ '^hfj_'"
+        before = psql(site, count, "parts")
+        result = ask("postgres", fhir={"database": "parts"})
+        time.sleep(1)
+        assert psql(site, count, "parts") == before
+        metrics = result["metrics"]
+        assert (metrics["resources"]["value"], metrics["resources_per_day"]["value"]) == (6000, pytest.approx(100, rel=0.05))
+        assert {item["parent"] for item in result["tables"]} == {"hfj_resource", "hfj_res_ver"}
+        assert not {"statistics_missing", "vacuum_behind", "search_reads_table"} & set(ids(result))
+    finally:
+        psql(site, "DROP DATABASE parts")
+
+
+@pytest.mark.full
+def test_a_standby(tmp_path: Path, run: Callable[..., dict[str, Any]]) -> None:
+    """What it tells may be late, which is said; of the primary's standbys it tells nothing. The primary is asked for those."""
+    pair = Databases(tmp_path / "site", "phasepair")
+    try:
+        pair.start(pooler="", standby=True)
+        psql(pair, HAPI + ROWS)
+        end = pair.sql("SELECT pg_current_wal_flush_lsn()")
+        pair.until("the rows on the standby", lambda: pair.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'", "standby") == "t")
+        found = {}
+        for service in ("postgres", "standby"):
+            login = {"service": service, "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD"}
+            found[service] = run(phase_info, project_dir=str(pair.dir), fhir=login, audit=login)
+        assert "server_is_standby" in ids(found["standby"])
+        assert "server_is_standby" not in ids(found["postgres"])
+        assert found["standby"]["metrics"]["resources"]["value"] == pytest.approx(RESOURCES, rel=0.01)
+        aspects = {service: result["deployed"]["aspects"]["postgresql"]["phase"] for service, result in found.items()}
+        assert aspects == {"postgres": "regional", "standby": None}
+        assert "the topology of PostgreSQL" in unread(found["standby"])
+    finally:
+        pair.remove()
+
+
+@pytest.mark.full
 def test_dead_rows_and_a_table_that_was_emptied(site: Databases, ask: Ask) -> None:
     psql(site, "UPDATE hfj_spidx_token SET sp_name = 'x' WHERE sp_id <= 100000")
     time.sleep(1)
