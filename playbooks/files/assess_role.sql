@@ -14,16 +14,18 @@
 \if :{?audit_schema} \else \set audit_schema audit \endif
 \if :{?searches} \else \set searches on \endif
 \getenv password ASSESS_PASSWORD
-\if :{?password} \else
-  \warn 'ASSESS_PASSWORD is not in the environment of psql: nothing was done.'
-  \quit
-\endif
+\if :{?password} \else \set password '' \endif
 
--- The password is in a statement: it must not be in the log.
+-- The password is in a statement: it must be neither in the log nor among the statistics of statements.
 SET log_statement = 'none';
 SET log_min_error_statement = 'panic';
 SET log_min_duration_statement = -1;
+SET pg_stat_statements.track = 'none';
 SET password_encryption = 'scram-sha-256';
+SELECT :'password' = '' AS no_password \gset
+\if :no_password
+  DO $$ BEGIN RAISE EXCEPTION 'ASSESS_PASSWORD is not in the environment of psql: nothing was done.'; END $$;
+\endif
 
 BEGIN;
 SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = :'role') \gexec

@@ -25,7 +25,7 @@ STATUS = {"ok": "Nothing is due", "due": "Something is due", "critical": "Someth
 QUALITY = {"exact": "", "estimate": "about ", "at_least": "at least ", "at_most": "at most ", "": ""}
 RANKS = {"pilot": 0, "regional": 1, "regional_exceeded": 2, "national": 3}
 PHASE_RANKS = {"pilot": 0, "regional": 1, "national": 2}
-# What Ansible adds to a result, and what only the page draws.
+# What Ansible adds to a result.
 NOT_TOLD = ("changed", "failed", "invocation", "ansible_facts", "warnings", "deprecations")
 
 

@@ -220,6 +220,24 @@ def test_the_role_reads_no_body_and_writes_nothing(site: Databases) -> None:
     connection.close()
 
 
+def test_the_password_of_the_role_is_nowhere_in_clear(site: Databases) -> None:
+    """Neither in the log nor among the statements; without one nothing is done, and psql ends with an error."""
+    password = "only-H3re-and-nowhere"
+    try:
+        psql(site, ROLE.read_text(), env=f"ASSESS_PASSWORD={password}")
+        log = subprocess.run(["docker", "logs", site.container("postgres")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+        assert "database system is ready" in log.stdout
+        assert password not in log.stdout
+        assert site.sql(f"SELECT count(*) FROM pg_stat_statements WHERE query ~ '{password[:12]}' AND query !~ 'FROM pg_stat_statements'") == "0"
+        assert site.sql("SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'assess'") == "t"
+        before = site.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'assess'")
+        with pytest.raises(AssertionError, match="ASSESS_PASSWORD is not in the environment of psql: nothing was done"):
+            psql(site, ROLE.read_text())
+        assert site.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'assess'") == before
+    finally:
+        psql(site, ROLE.read_text(), env=f"ASSESS_PASSWORD={APP_PASSWORD}")
+
+
 def test_the_role_without_the_plans(site: Databases, ask: Ask) -> None:
     """searches=off takes back what on had given, and phase_info says what it can't see; the script run again changes nothing."""
     env = f"ASSESS_PASSWORD={APP_PASSWORD}"
