@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Optional
 
-from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, mapping, number, size, what_next
+from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, load_of, mapping, number, size, what_next
 
 STYLE = """
 :root{color-scheme:light dark;--back:#f6f7f9;--card:#fff;--ink:#1a1d21;--soft:#5a6472;--line:#d9dee5;--blue:#1f5fbf;--track:#e6eaf0;
@@ -232,11 +232,12 @@ def _unread(result: Result) -> str:
 def _load(result: Result, now: datetime) -> str:
     cards = []
     history = [mapping(item) for item in items(mapping(result.get("history")).get("samples"))]
-    for name, metric in mapping(result.get("metrics")).items():
-        lines = "".join(
-            "<li>%s at %s: %s</li>" % (esc(LEVELS.get(item["to"], item["to"])), number(item["limit"]), dated(ahead(item)))
-            for item in items(metric.get("limits"))
-        )
+    for name, metric in load_of(result).items():
+        limits = [("%s at %s" % (LEVELS.get(item["to"], item["to"]), number(item["limit"])), ahead(item)) for item in items(metric.get("limits"))]
+        if len({when for _limit, when in limits}) == 1:
+            # The same of all, such as a history that is too short, is said once.
+            limits = [(", ".join(limit for limit, _when in limits), limits[0][1])]
+        lines = "".join("<li>%s: %s</li>" % (esc(limit), dated(when)) for limit, when in limits)
         how = " · ".join(
             filter(
                 None,

@@ -63,6 +63,12 @@ def day(text: Optional[str]) -> str:
     return str(text)[:10] if text else ""
 
 
+def load_of(result: Result) -> dict[str, Result]:
+    """Return the metrics in our order: a result that went through Ansible may have another."""
+    found = mapping(result.get("metrics"))
+    return {name: mapping(found[name]) for name in [*(name for name in LABELS if name in found), *(name for name in found if name not in LABELS)]}
+
+
 def figure(metric: Result) -> str:
     """Return the value of a metric with how sure it is."""
     return QUALITY.get(str(metric.get("quality") or ""), "") + number(metric.get("value"))
@@ -149,7 +155,7 @@ def as_markdown(result: Result, about: Result) -> str:
     ]
     lines += ["## Due", "", *_table(("What", "How urgent", "Why", "Playbook"), rows)]
     rows = []
-    for name, metric in mapping(result.get("metrics")).items():
+    for name, metric in load_of(result).items():
         for limit in items(metric.get("limits")):
             rows.append((LABELS.get(name, name), figure(metric), LEVELS.get(limit["to"], limit["to"]), number(limit["limit"]), ahead(limit)))
     lines += ["## Load", "", *_table(("Metric", "Now", "To", "Limit", "Reached"), rows)]
@@ -219,7 +225,7 @@ def as_prometheus(result: Result, about: Result) -> str:
     out.add("assess_exit_code", "0 nothing due, 1 due, 2 critical, 3 partial.", result.get("exit_code"))
     out.add("load_level", "Load: 0 pilot, 1 regional, 2 regional exceeded, 3 national.", RANKS.get(str(result.get("level"))))
     out.add("deployed_phase", "Deployed: 0 pilot, 1 regional, 2 national.", PHASE_RANKS.get(str(mapping(result.get("deployed")).get("phase"))))
-    metrics = mapping(result.get("metrics"))
+    metrics = load_of(result)
     for name, metric in metrics.items():
         out.add("load", "What was measured.", metric.get("value"), metric=name)
     for name, metric in metrics.items():

@@ -215,6 +215,18 @@ def test_prometheus_tells_what_is_known_and_no_more() -> None:
     assert "bd_fhir_assess_partial 1" in unknown
 
 
+def test_the_metrics_come_in_our_order_and_what_is_the_same_of_all_limits_is_said_once() -> None:
+    assert list(FIXTURE["metrics"]) == sorted(FIXTURE["metrics"])
+    assert list(_phase_report.load_of(FIXTURE)) == ["vendors", "resources_per_day", "resources"]
+    short = copy.deepcopy(FIXTURE)
+    for metric in short["metrics"].values():
+        for limit in metric["limits"]:
+            limit.update(projected=None, reached=False, why="not enough history")
+    told = Page(report(short)).texts
+    assert told.count("regional at 50, end of regional at 500, national at 500: not enough history") == 1
+    assert len([text for text in told if text.endswith(": not enough history")]) == 6
+
+
 def test_words() -> None:
     assert [_phase_report.number(value) for value in (1234567, 0, None, True, "x")] == ["1,234,567", "0", "not known", "not known", "not known"]
     assert [_phase_report.size(value) for value in (0, 999, 1500, 123456, 2e9, 3e12, None)] == [
