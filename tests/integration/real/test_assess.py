@@ -1,0 +1,175 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The verb assess on this machine's engine: what it tells of the phase, what it keeps, what it writes, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, Databases, image
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.test_phase_info import AUDIT, EVENTS, HAPI, ROWS
+
+pytestmark = [pytest.mark.engine, pytest.mark.full]
+
+# Beside the interpreter: PATH may have another one.
+PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+AUDIT_SERVICE = """
+  postgres-audit:
+    image: %s
+    command: ["postgres", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+    environment:
+      POSTGRES_DB: auditdb
+      POSTGRES_PASSWORD: ${FHIR_DB_SUPERUSER_PASSWORD}
+      POSTGRES_INITDB_ARGS: --no-sync
+"""
+LOGIN = {"login_user": "postgres", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD", "pooler_service": ""}
+SIDES = [
+    {"name": "fhir", "database_service": "postgres", "database": "fhirdb", **LOGIN},
+    {"name": "audit", "database_service": "postgres-audit", "database": "auditdb", **LOGIN},
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Two databases and one replica that tells its pools."""
+    item = Databases(tmp_path_factory.mktemp("assess") / "site", "assess")
+    try:
+        item.start(pooler="", replicas=1, more=AUDIT_SERVICE % image("postgres"))
+        item.metrics({"fhir": 5, "audit": 3})
+        sql(item, "postgres", "fhirdb", HAPI + ROWS)
+        item.until("the audit database", lambda: "1" in sql(item, "postgres-audit", "auditdb", "SELECT 1", check=False))
+        sql(item, "postgres-audit", "auditdb", AUDIT.read_text() + EVENTS)
+        yield item
+    finally:
+        item.remove()
+
+
+def sql(site: Databases, service: str, database: str, text: str, check: bool = True) -> str:
+    argv = [
+        "docker",
+        "exec",
+        "-i",
+        site.container(service),
+        "psql",
+        "-XAtq",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-U",
+        "postgres",
+        "-h",
+        "127.0.0.1",
+        "-d",
+        database,
+    ]
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+class Runs:
+    """Runs of the verb on one site, with one place for its samples and one for its reports."""
+
+    def __init__(self, site: Databases, path: Path) -> None:
+        self.site, self.path = site, path
+        self.reports = path / "reports"
+        self.samples = path / "state" / site.name / "samples.jsonl"
+        interpreter = "{{ ansible_playbook_python }}"
+        hosts = {"fhir_hosts": {"hosts": {"site": {"ansible_connection": "local", "ansible_python_interpreter": interpreter}}}}
+        (path / "hosts.yml").write_text(json.dumps(hosts))
+
+    def __call__(self, *args: str, rc: int = 0, **more: Any) -> str:
+        """Run it; its output, which tells no secret and, without an error, no change."""
+        values = {
+            "bd_fhir_project_dir": str(self.site.dir), "bd_fhir_sides": SIDES, "bd_fhir_samples_dir": str(self.path / "state"),
+            "bd_fhir_report_dir": str(self.reports), "hapi_replicas": 1, **more,
+        }  # fmt: skip
+        (self.path / "values.json").write_text(json.dumps(values))
+        argv = [PLAYBOOK, "-i", str(self.path / "hosts.yml"), "dghs.bd_fhir.assess", "-e", f"@{self.path}/values.json", *args]
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(argv, cwd=self.path, env=environment, capture_output=True, text=True, check=False)
+        out = done.stdout + done.stderr
+        assert not any(secret in out for secret in SECRETS)
+        assert done.returncode == rc, out
+        assert rc or "changed=0" in out, out
+        return out
+
+    def told(self) -> dict[str, Any]:
+        """What the JSON report says."""
+        text = (self.reports / "site.json").read_text()
+        assert not any(secret in text for secret in SECRETS)
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+@pytest.fixture
+def assess(site: Databases, tmp_path: Path) -> Runs:
+    return Runs(site, tmp_path)
+
+
+def test_what_a_run_tells_keeps_and_writes(assess: Runs) -> None:
+    """In check mode nothing is kept or written; then a sample and four reports; then a second sample."""
+    assert "not kept in check mode" in assess("--check")
+    assert not assess.samples.exists()
+    assert not assess.reports.exists()
+    out = assess()
+    told = assess.told()
+    assert (told["phase"], told["partial"], told["unread"], told["host"]) == ("pilot", False, [], "site")
+    assert told["metrics"]["resources_per_day"]["value"] == pytest.approx(1000, rel=0.02)
+    assert told["metrics"]["vendors"]["value"] == 3
+    assert {item["client"] for item in told["partitions"]["rejections"]} == {"vendor-a", "vendor-b", "vendor-c", "unknown"}
+    assert [item["service"] for item in told["connections"]] == ["postgres", "postgres-audit"]
+    assert "sample: kept" in out
+    assert {path.suffix for path in assess.reports.iterdir()} == {".html", ".json", ".md", ".prom"}
+    assert "vendor-a" in (assess.reports / "site.html").read_text()
+    assess()
+    first, second = (json.loads(line) for line in assess.samples.read_text().splitlines())
+    assert first["database"] == second["database"]
+    assert len(assess.told()["history"]["samples"]) == 1
+
+
+def test_a_file_of_samples_that_was_cut(assess: Runs) -> None:
+    assess.samples.parent.mkdir(parents=True)
+    assess.samples.write_text('{"format": 1, "at": "2026-11-01T00:00')
+    assert "samples_damaged" in assess()
+    lines = assess.samples.read_text().splitlines()
+    assert (len(lines), json.loads(lines[1])["format"]) == (2, 1)
+
+
+def test_a_database_that_is_down_and_one_that_nobody_may_read(assess: Runs) -> None:
+    docker("stop", "-t", "0", assess.site.container("postgres-audit"))
+    try:
+        out = assess()
+        told = assess.told()
+        assert (told["partial"], told["at_least"], told["metrics"]["resources"]["value"] > 50_000) == (True, True, True)
+        assert {item["what"] for item in told["unread"]} == {"vendors", "connections", "the audit partitions"}
+        assert "figure_unread" in out
+    finally:
+        docker("start", assess.site.container("postgres-audit"))
+        assess.site.until("the audit database", lambda: "1" in sql(assess.site, "postgres-audit", "auditdb", "SELECT 1", check=False))
+
+
+def test_the_exit_code_and_limits_of_the_sites_own(assess: Runs) -> None:
+    limits = {"resources": {"pilot_below": 50_000, "regional_below": 90_000, "national_above": 90_000}}
+    assess(bd_fhir_thresholds=limits)
+    told = assess.told()
+    assert (told["phase"], told["decided_by"], told["exit_code"], told["due"][0]["playbook"]) == ("regional", "resources", 1, "scale_regional")
+    assert "phase_behind" in assess(rc=2, bd_fhir_thresholds=limits, bd_fhir_fail_on=["warning"])
+    out = assess(rc=2, bd_fhir_thresholds={"vendors": {"pilot_below": 501}})
+    assert "vendors is out of order" in out
+
+
+def test_a_bare_host(assess: Runs, tmp_path: Path) -> None:
+    """Nothing is there: nothing is told of a phase, nothing is kept, and the run ends well."""
+    assert "phase: not told" in assess(bd_fhir_project_dir=str(tmp_path / "nothing"))
+    assert not assess.samples.exists()
+    assert not assess.reports.exists()
