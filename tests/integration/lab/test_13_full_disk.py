@@ -32,6 +32,8 @@ def small_disk() -> Iterator[None]:
         until("three healthy replicas", 300, lambda: healthy(3))
         yield
     finally:
+        # Its volume is no part of the owner's project, and would stay.
+        ok("rollback_add_read_replica")
         ok("tests/lab/pilot.yml", "-e", "lab_reset=true", "-e", "lab_files_only=true")
         on_host("umount", DISK)
         ok("tests/lab/pilot.yml")
