@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ._findings import finding
@@ -83,7 +83,8 @@ class ForeignKey:
     validated: bool = True
     inherited: bool = False
     plain: bool = True  # no action, not deferrable, MATCH SIMPLE
-    definition: str = ""
+    # For people: how it is written depends on the search_path.
+    definition: str = field(default="", compare=False)
 
     def shape(self) -> tuple[Any, ...]:
         """Return what makes it the same key, whatever its table is called."""
@@ -509,7 +510,7 @@ def needs(table: Table, seconds_per_row: Optional[float]) -> dict[str, Any]:
         "index_bytes": index,
         # Its pages again as WAL, and once more while it is sorted on disk.
         "disk_bytes": 3 * index,
-        "seconds": None if seconds_per_row is None else round(2 * rows * seconds_per_row, 1),
+        "seconds": None if seconds_per_row is None else round(2 * rows * seconds_per_row, 3),
         "rows_copied": 0,
     }
 
@@ -590,6 +591,8 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
             "It can't be unique over partitions, and HAPI relies on it: parallel writes of one new id would make duplicates. Leave this table whole"
             " and partition those that hold the bulk: HFJ_SPIDX_*, HFJ_RES_LINK. (A guard table in its place is not built in.)",
         )  # fmt: skip
+        if not table.key:
+            return found
     if table.key and table.nullable:
         say("partition_key_nullable", "error", "%s NOT NULL" % table.key, "it may be null", "A row without it belongs to no partition.")
     if not table.pk:

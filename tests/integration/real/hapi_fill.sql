@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: GPL-3.0-or-later
--- Fills HAPI's tables (hapi_7_2_schema.sql): psql -v count=6000.
+-- Fills HAPI's tables (hapi_7_2_schema.sql): psql -v count=4000.
 -- :count resources of the last 90 days: few types make up most; half of them have one version, some many; each has tokens, strings, dates and
 -- quantities as its type has, two in three a link to an earlier one, one in five a tag. Ids have gaps, as HAPI's blocks of 50 leave them.
 SET synchronous_commit = off;
