@@ -378,13 +378,11 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
 
 def parent_fits_so_far(table: Table) -> bool:
     """Like parent_fits, when the unique index of the table itself may be missing or invalid."""
-    if table.main is None or table.new is None:
+    if table.main is None or table.new is None or unique_index(table, table.new, NEW) is None:
         return False
-    own = {table.name + UNIQUE}
-    indexes = {(index.name + NEW, index.rest) for index in mirrored(table.main) if index.name not in own}
-    return indexes == {(index.name, index.rest) for index in table.new.indexes if index.name != table.name + UNIQUE + NEW} and {
-        key.shape() for key in table.main.keys
-    } == {key.shape() for key in table.new.keys}
+    wanted = {(index.name + NEW, index.rest) for index in mirrored(table.main) if index.name != table.name + UNIQUE}
+    have = {(index.name, index.rest) for index in table.new.indexes if index.name != table.name + UNIQUE + NEW}
+    return wanted == have and {key.shape() for key in table.main.keys} == {key.shape() for key in table.new.keys}
 
 
 def _parts_missing(table: Table, parent: Optional[Relation], bounds: Bounds) -> list[Step]:

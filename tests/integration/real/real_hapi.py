@@ -61,7 +61,8 @@ class HapiTables(Databases):
 
     def fresh(self) -> None:
         """Give fhirdb the filled tables anew."""
-        self.script(f"DROP DATABASE IF EXISTS fhirdb WITH (FORCE); CREATE DATABASE fhirdb TEMPLATE {TEMPLATE} STRATEGY file_copy OWNER hapi_app", "postgres")
+        make = f"CREATE DATABASE fhirdb TEMPLATE {TEMPLATE} STRATEGY file_copy OWNER hapi_app"
+        self.script("DROP DATABASE IF EXISTS fhirdb WITH (FORCE); " + make, "postgres")
 
     def script(self, text: str, database: str = "fhirdb", check: bool = True) -> str:
         """Run SQL as the superuser on the server's own socket."""

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def test_info_tells_what_is_worth_it_from_the_catalog(site: Site, run: Run) -> N
     found = run(hfj_partition_info, **site.args(min_size="2MB"))
     assert found["rc"] == 0
     keys = {(row["table"], row["name"]) for row in found["foreign_keys"]}
-    wanted = site.script("SELECT conrelid::regclass || '|' || conname FROM pg_constraint WHERE contype = 'f' AND confrelid = 'hfj_resource'::regclass")
+    look = "SELECT conrelid::regclass || '|' || conname FROM pg_constraint WHERE contype = 'f' AND confrelid = 'hfj_resource'::regclass"
+    wanted = site.script(look)
     assert len(wanted.splitlines()) == 26
     assert {tuple(line.split("|")) for line in wanted.splitlines()} <= keys
     tables = {row["table"]: row for row in found["tables"]}
@@ -327,7 +329,8 @@ def test_case_96_a_foreign_key_comes_before_the_rows(site: Site, do: Run) -> Non
     with pytest.raises(AssertionError, match="cannot add NOT VALID foreign key on partitioned table"):
         site.script(add + " NOT VALID")
     do("swap", VERSIONS)
-    assert site.script("SELECT convalidated FROM pg_constraint WHERE conname = 'fk_resource_history_resource' AND conrelid = 'hfj_res_ver'::regclass") == "t"
+    look = "SELECT convalidated FROM pg_constraint WHERE conname = 'fk_resource_history_resource' AND conrelid = 'hfj_res_ver'::regclass"
+    assert site.script(look) == "t"
 
 
 def test_case_97_indexes_come_child_by_child(site: Site, do: Run) -> None:
@@ -428,7 +431,7 @@ def test_case_99_a_disk_too_small_and_a_run_that_is_still_alive(site: Site, do: 
     # Another run that is alive is named; one that is dead has left no lock.
     connection = site.connection("postgres", "postgres")
     cursor = connection.cursor()
-    cursor.execute("SELECT pg_advisory_lock(1819238760, %s), pg_backend_pid()", (__import__("zlib").crc32(b"public." + TOKEN.encode()) & 0x7FFFFFFF,))
+    cursor.execute("SELECT pg_advisory_lock(1819238760, %s), pg_backend_pid()", (zlib.crc32(b"public." + TOKEN.encode()) & 0x7FFFFFFF,))
     pid = cursor.fetchone()[1]
     assert f"pid {pid}, alive since" in do("prepare", fails=True)["msg"]
     connection.close()
@@ -510,7 +513,7 @@ def test_a_bound_of_ones_own(site: Site, do: Run) -> None:
     [
         (f"CREATE INDEX extra ON {TOKEN} (sp_value)", "schema_differs"),
         (f"ALTER TABLE {TOKEN} RENAME CONSTRAINT fk_sp_token_res TO fk_other", "schema_differs"),
-        (f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sp_token_resid_v2'::regclass", "index_invalid"),
+        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sp_token_resid_v2'::regclass", "index_invalid"),
         (f"ALTER INDEX idx_sp_token_resid_v2 RENAME TO {'x' * 57}", "name_too_long"),
         (f"CREATE VIEW seen AS SELECT * FROM {TOKEN}", "table_obstacles"),
         (f"CREATE PUBLICATION pub FOR TABLE {TOKEN}", "table_obstacles"),
