@@ -314,8 +314,10 @@ def add_check(session: Session, table: Table, bound: int, limits: Limits, told: 
     """Add CHECK (key < bound) NOT VALID: nothing is read, and ids from bound on are refused from now on."""
     from psycopg2 import sql
 
-    statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} < {}) NOT VALID").format(
-        names(sql, table.schema, table.name), names(sql, CHECK), names(sql, table.key), sql.Literal(bound)
+    key = names(sql, table.key)
+    filled = sql.SQL("{} IS NOT NULL AND ").format(key) if table.nullable else sql.SQL("")
+    statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}{} < {}) NOT VALID").format(
+        names(sql, table.schema, table.name), names(sql, CHECK), filled, key, sql.Literal(bound)
     )
     _alter(session, "add_check", table, statement, limits, told)
 

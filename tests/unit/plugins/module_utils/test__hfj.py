@@ -198,7 +198,8 @@ def test_the_check_as_the_server_writes_it() -> None:
     assert hfj.parse_check("CHECK ((res_id < 20000)) NOT VALID", "res_id") == 20000
     assert hfj.parse_check("CHECK ((res_id < '20000000000'::bigint))", "res_id") == 20000000000
     assert hfj.parse_check('CHECK (("Odd" < 5))', "Odd") == 5
-    for other in ("CHECK ((res_id <= 5))", "CHECK ((sp_id < 5))", "CHECK (((res_id < 5) OR true))"):
+    assert hfj.parse_check("CHECK (((res_id IS NOT NULL) AND (res_id < 20000))) NOT VALID", "res_id") == 20000
+    for other in ("CHECK ((res_id <= 5))", "CHECK ((sp_id < 5))", "CHECK (((res_id < 5) OR true))", "CHECK (((res_id IS NOT NULL) AND (sp_id < 5)))"):
         assert hfj.parse_check(other, "res_id") is None
 
 
