@@ -12,9 +12,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -655,32 +659,163 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
         site.template(COUNT)
 
 
+@contextmanager
+def hapi(site: HapiTables, **environment: str) -> Iterator[str]:
+    """Run the lab's real HAPI server on the database, and yield its address. The first one makes the tables."""
+    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if ":1.0.0-" in line]
+    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
+    url = f"jdbc:postgresql://{site.address('postgres')}:5432"
+    values = {
+        "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD, **environment,
+    }  # fmt: skip
+    options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
+    server = docker("run", "-d", "--network", f"{site.name}_default", *options, images[0]).strip()
+    try:
+        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
+        yield f"http://{address}:8080"
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{docker('logs', '--tail', '40', server)}") from exc
+    finally:
+        docker("rm", "-f", "-v", server)
+
+
+def for_hapi(site: HapiTables) -> None:
+    site.script(
+        "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
+        f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
+    )
+    site.script("CREATE DATABASE auditdb OWNER hapi_app")
+
+
+def fhir(url: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, Any]]:
+    """Send one request to HAPI; return the status and what came back."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/fhir+json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as exc:
+        return exc.code, {"text": exc.read().decode()[:500]}
+    except OSError as exc:
+        return 0, {"text": str(exc)}
+
+
+def patient(number: int) -> dict[str, Any]:
+    return {
+        "resourceType": "Patient", "meta": {"tag": [{"system": "http://example.org/tags", "code": "a"}]}, "birthDate": "1990-01-01",
+        "identifier": [{"system": "http://example.org/id", "value": str(number)}], "name": [{"family": f"Name{number}"}],
+    }  # fmt: skip
+
+
+def functional(base: str) -> None:
+    """What HAPI does with resources, each seen to work."""
+    number = time.time_ns()
+    status, made = fhir(f"{base}/fhir/Patient", "POST", patient(number))
+    assert status == 201, made
+    id = made["id"]
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": f"Patient/{id}"}}
+    status, seen = fhir(f"{base}/fhir/Observation", "POST", body)
+    assert status == 201, seen
+    assert fhir(f"{base}/fhir/Patient/{id}")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}", "PUT", {**patient(number + 1), "id": id})[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}/_history/1")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}/_history")[1]["total"] == 2
+    for search in (
+        f"Patient?identifier=http://example.org/id%7C{number + 1}", f"Patient?family=Name{number + 1}", f"Observation?subject=Patient/{id}",
+        f"Observation?subject:Patient.family=Name{number + 1}&_include=Observation:subject", f"Patient?_tag=http://example.org/tags%7Ca&_id={id}",
+    ):  # fmt: skip
+        status, found = fhir(f"{base}/fhir/{search}")
+        assert status == 200, found
+        assert len(found["entry"]) == (2 if "_include" in search else 1), search
+    assert len(fhir(f"{base}/fhir/Patient/{id}/$everything")[1]["entry"]) == 2
+    # Something refers to it.
+    assert fhir(f"{base}/fhir/Patient/{id}", "DELETE")[0] == 409
+    assert fhir(f"{base}/fhir/Observation/{seen['id']}", "DELETE")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}", "DELETE")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}")[0] == 410
+
+
+@pytest.mark.full
+def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
+    """The real server works on while ten tables are swapped and brought back, and starts with schema validation on the result."""
+    tables = [
+        "hfj_spidx_token", "hfj_spidx_string", "hfj_spidx_date", "hfj_spidx_number", "hfj_spidx_quantity", "hfj_spidx_uri", "hfj_spidx_coords",
+        "hfj_res_link", "hfj_res_tag", "hfj_res_ver",
+    ]  # fmt: skip
+    site = Site(tmp_path / "site", "hfj")
+    failed: list[Any] = []
+    count, longest, stop = [0], [0.0], threading.Event()
+
+    def do(step: str, **more: Any) -> float:
+        held = 0.0
+        for table in tables:
+            found = run(hfj_partition, **site.args(table=table, step=step, **more))
+            assert "failed" not in found, found["msg"]
+            held = max(held, found["lock"]["held_ms"])
+        return held
+
+    def work(base: str) -> None:
+        while not stop.is_set():
+            begun = time.monotonic()
+            status, answer = fhir(f"{base}/fhir/Patient", "POST", patient(time.time_ns()))
+            longest[0] = max(longest[0], time.monotonic() - begun)
+            status_read = fhir(f"{base}/fhir/Patient?family=Name&_count=3")[0]
+            count[0] += 1
+            if status != 201 or status_read != 200:
+                failed.append((status, status_read, answer))
+
+    try:
+        site.start(pooler="", max_connections=60)
+        for_hapi(site)
+        with hapi(site) as base:
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            functional(base)
+            threads = [threading.Thread(target=work, args=(base,)) for _number in range(3)]
+            for thread in threads:
+                thread.start()
+            try:
+                do("prepare")
+                held = do("swap")
+                do("verify")
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join(60)
+            assert failed == []
+            assert count[0] > 20
+            print(f"{count[0]} rounds, longest {longest[0]:.2f} s, locks held for at most {held:.1f} ms")
+            functional(base)
+        with hapi(site, HAPI_HBM2DDL_AUTO="validate") as base:
+            site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            # On both sides of N.
+            functional(base)
+            look = run(hfj_partition_info, **site.args(tables=["hfj_res_ver"]))
+            bound = look["tables"][0]["partitions"][0]["upper"]
+            site.script(f"SELECT setval('seq_resource_id', {bound + 49})")
+        with hapi(site) as base:
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            functional(base)
+            assert int(site.script(f"SELECT count(*) FROM hfj_res_ver_p{bound}")) > 0
+            functional(base)
+            do("extend")
+            do("undo", allow_copy=True)
+            functional(base)
+    finally:
+        site.remove()
+
+
 @pytest.mark.full
 def test_the_schema_is_what_hapis_image_makes(tmp_path: Path) -> None:
     """hapi_7_2_schema.sql equals what the newest image of the lab's server makes of an empty database."""
-    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if ":1.0.0-" in line]
-    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
     site = HapiTables(tmp_path / "site", "hfj")
     try:
         site.start(pooler="")
-        site.script(
-            "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
-            f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
-        )
-        site.script("CREATE DATABASE auditdb OWNER hapi_app")
-        url = f"jdbc:postgresql://{site.address('postgres')}:5432"
-        values = {
-            "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
-            "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
-            "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD,
-        }  # fmt: skip
-        options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
-        server = docker("run", "-d", "--network", f"{site.name}_default", *options, images[0]).strip()
-        try:
+        for_hapi(site)
+        with hapi(site):
             done = "SELECT count(*) FROM flyway_schema_history WHERE success"
             site.until("Flyway", lambda: site.sql(done, check=False) == "2", 180)
-        finally:
-            docker("rm", "-f", "-v", server)
         args = ("--schema-only", "--no-comments", "--no-owner", "--no-privileges", "-T", "flyway_schema_history", "-d", "fhirdb")
         text = docker("exec", "-u", "postgres", site.container("postgres"), "pg_dump", *args)
         dropped = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
