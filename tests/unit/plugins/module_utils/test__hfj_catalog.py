@@ -47,7 +47,21 @@ def test_growth_that_is_not_known() -> None:
 
 
 def test_a_sequence_that_is_not_there() -> None:
+    asked: list[str] = []
+
+    def rows(query: Any, params: Any) -> list[dict[str, Any]]:
+        asked.append("sequence" if query == catalog.SEQUENCE else "table")
+        return [] if query == catalog.SEQUENCE else [{"oid": 1}]
+
+    def value(query: Any) -> int:
+        asked.append("highest")
+        return 7
+
     with pytest.raises(HfjError, match="no sequence public.other.*seq_resource_id in 7.2"):
+        catalog.read_sequence(SimpleNamespace(rows=rows, value=value), "public", "other")  # type: ignore[arg-type]
+    # The other way round, an id of the next block would look as if nobody had given it out.
+    assert asked == ["table", "highest", "sequence"]
+    with pytest.raises(HfjError, match="no table public.hfj_resource"):
         catalog.read_sequence(SimpleNamespace(rows=lambda query, params: []), "public", "other")  # type: ignore[arg-type]
 
 
