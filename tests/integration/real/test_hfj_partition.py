@@ -675,6 +675,7 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
                     if step == "swap":
                         held.setdefault(count, []).append(found["lock"]["held_ms"])
         small, large = (sorted(values)[2] for values in held.values())
+        print(f"locks held for milliseconds, by number of resources: {held}")
         assert large / small < 1.5, held
     finally:
         site.template(COUNT)
