@@ -827,9 +827,9 @@ def _carry_out(session: Session, step: Step) -> int:
     if step.action == "set_owner":
         session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(step.owner)))
         if step.acl:
-            _set_grants(session, place, step.partition, step.acl, step.owner)
+            set_grants(session, place, step.partition, step.acl, step.owner)
     elif step.action == "set_grants":
-        _set_grants(session, place, step.partition, step.acl, step.owner or now["owner"])
+        set_grants(session, place, step.partition, step.acl, step.owner or now["owner"])
     elif step.action == "set_replica_identity":
         _set_identity(session, step, _now(session, step.schema, step.table), now)
     elif step.action == "set_comment":
@@ -885,7 +885,7 @@ def _attach(session: Session, step: Step, parent_name: Any, name: Any) -> int:
     )
     if checked:
         session.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, sql.Identifier(BOUNDS_CHECK)))
-    _set_grants(session, place, step.partition, step.acl or tuple(parent["acl"]), owner)
+    set_grants(session, place, step.partition, step.acl or tuple(parent["acl"]), owner)
     now = _now(session, place, step.partition)
     if step.replica_identity and IDENTITIES[now["replica_identity"]] != step.replica_identity:
         _set_identity(session, step, parent, now)
@@ -972,7 +972,7 @@ def _replace_function(session: Session, step: Step) -> None:
             )
 
 
-def _set_grants(session: Session, schema: str, table: str, acl: Sequence[str], owner: str) -> None:
+def set_grants(session: Session, schema: str, table: str, acl: Sequence[str], owner: str) -> None:
     """Give a table these rights, whatever privileges this version of the server knows."""
     from psycopg2 import sql
 

@@ -1,0 +1,652 @@
+# Private to the dghs.bd_fhir collection: no stable interface, do not import it from elsewhere.
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The steps of _hfj.py on a server. Each is one transaction or one statement, so that a kill leaves the one before or the one after.
+
+Locks: HAPI writes HFJ_RESOURCE first, so it comes first here too. From the first lock on, all others together have to be got within
+lock_timeout, which is below the server's deadlock_timeout: whoever waits for us in a circle then goes on, and we try again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+
+from collections.abc import Callable, Iterator, Sequence as Sequenced
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Optional
+
+from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
+from ._hfj_catalog import BUILDING, RESOURCE, read_keys, read_relation, read_table
+from ._partition_catalog import BUSY, NOW, set_grants, transaction
+from ._postgres import PostgresError
+
+if TYPE_CHECKING:
+    from ._postgres import Session
+
+# The first half of the advisory lock of a table; the other half comes from its name.
+ADVISORY = 1819238760
+# Whoever holds a lock on one of these tables, the oldest first. What it runs is not asked for: a statement may hold a patient's data.
+HOLDERS = """
+SELECT a.pid, coalesce(a.usename::text, '') AS "user", coalesce(nullif(a.application_name, ''), a.backend_type) AS application,
+       a.backend_type, coalesce(a.state, '') AS state, coalesce(a.query_start::timestamptz(0)::text, '') AS query_start,
+       coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::int AS seconds,
+       coalesce(a.query LIKE '%%(to prevent wraparound)', false) AS wraparound, min(c.relname::text) AS "table"
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE l.granted AND l.locktype = 'relation' AND a.pid <> pg_catalog.pg_backend_pid() AND n.nspname = %(schema)s AND c.relname = ANY (%(names)s)
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 7 DESC, 1 LIMIT 3
+"""
+ADVISORY_HOLDERS = """
+SELECT l.pid, coalesce(a.backend_start::timestamptz(0)::text, '?') AS since
+  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid
+"""
+# What the shape of two tables is made of, whatever their rows.
+FINGERPRINT = """
+SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
+  SELECT pg_catalog.format('i %%s %%s %%s %%s', i.indrelid, i.indexrelid, i.indisvalid, c.relname) AS what
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('k %%s %%s %%s', k.oid, k.conname, k.convalidated) FROM pg_catalog.pg_constraint k
+   WHERE k.conrelid = ANY (%(oids)s::oid[]) OR k.confrelid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('p %%s %%s', h.inhrelid, h.inhparent) FROM pg_catalog.pg_inherits h WHERE h.inhparent = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('t %%s %%s', t.oid, t.relname) FROM pg_catalog.pg_class t WHERE t.oid = ANY (%(oids)s::oid[])
+  UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
+  UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
+) x
+"""
+INDEX_COUNT = "SELECT count(*)::int FROM pg_catalog.pg_index i WHERE i.indrelid = %(oid)s"
+STORAGE = "SELECT coalesce(c.reloptions, '{}') AS options FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s"
+STATISTICS = """
+SELECT a.attname::text AS name, a.attstattarget::int AS target FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND coalesce(a.attstattarget, -1) >= 0
+"""
+
+
+@dataclass
+class Limits:
+    """How long is waited for locks, and how often; hold: how long they may be held before everything is put back."""
+
+    lock_timeout: float = 0.5
+    tries: int = 20
+    hold: float = 5.0
+    cancel_autovacuum: bool = True
+    pause: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class Locking:
+    """What the short locks have cost."""
+
+    tries: int = 0
+    waited: float = 0.0
+    held: float = 0.0
+    blockers: list[str] = field(default_factory=list)
+
+
+def names(sql: Any, *parts: str) -> Any:
+    """Return a name, quoted as it must be."""
+    return sql.Identifier(*parts)
+
+
+@contextmanager
+def alone(session: Session, table: Table) -> Iterator[None]:
+    """Be the only one of us at work on a table. The server frees it when the session ends, however that comes. Raises HfjError."""
+    # Not the oid: the swap changes which table has the name.
+    pair = (ADVISORY, zlib.crc32(("%s.%s" % (table.schema, table.name)).encode()) & 0x7FFFFFFF)
+    if not session.value("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", pair):
+        rows = session.rows(ADVISORY_HOLDERS, pair)
+        who = ", ".join("pid %d, alive since %s" % (row["pid"], row["since"]) for row in rows) or "a session that has just ended"
+        raise HfjError("Nothing was changed: another run is at work on %s.%s (%s). Wait for it." % (table.schema, table.name, who))
+    try:
+        yield
+    finally:
+        with suppress(PostgresError):
+            session.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", pair)
+
+
+def holders(session: Session, schema: str, tables: Sequenced[str]) -> list[dict[str, Any]]:
+    """Return who holds locks on these tables, the oldest first. Raises PostgresError."""
+    return session.rows(HOLDERS, {"schema": schema, "names": list(tables)})
+
+
+def holder_words(row: dict[str, Any]) -> str:
+    """Return in words who holds a lock. Pure."""
+    text = "pid %(pid)d (%(application)s, user %(user)s, %(state)s, its statement began %(query_start)s, its transaction is %(seconds)d s old)"
+    return (text + " on %(table)s") % row
+
+
+def take_locks(session: Session, schema: str, locks: Sequenced[tuple[str, str]], limits: Limits) -> float:
+    """Lock tables in this order, inside of a transaction; return when the first one was got.
+
+    Nothing is held while the first is waited for. All others together get lock_timeout. Raises PostgresError.
+    """
+    from psycopg2 import sql
+
+    begun = 0.0
+    for number, (name, mode) in enumerate(locks):
+        left = limits.lock_timeout if number == 0 else begun + limits.lock_timeout - time.monotonic()
+        session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", ("%dms" % max(1, round(left * 1000)),))
+        session.execute(sql.SQL("LOCK TABLE ONLY {} IN %s MODE" % mode).format(names(sql, schema, name)))
+        if number == 0:
+            begun = time.monotonic()
+    # Of what comes now nobody else knows, or it is locked: whatever still has to be waited for is a mistake.
+    session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", ("%dms" % max(1, round(limits.hold * 1000)),))
+    session.execute("SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)", ("%dms" % round(limits.hold * 1000),))
+    return begun
+
+
+def under_lock(
+    session: Session,
+    what: str,
+    schema: str,
+    locks: Sequenced[tuple[str, str]],
+    work: Callable[[], Any],
+    limits: Limits,
+    told: Locking,
+    ahead: Optional[Callable[[], None]] = None,
+) -> Any:
+    """Return what work returns in a transaction that holds these locks. Gives way and tries again while others hold them.
+
+    ahead comes before the locks, in the same transaction. Raises PostgresError that names who held them, HfjError of work.
+    """
+    error = PostgresError("It was not tried.")
+    for number in range(limits.tries):
+        told.tries += 1
+        begun = time.monotonic()
+        locked = 0.0
+        try:
+            with transaction(session, limits.lock_timeout):
+                if ahead:
+                    ahead()
+                asked = time.monotonic()
+                locked = take_locks(session, schema, locks, limits)
+                told.waited = max(told.waited, time.monotonic() - asked)
+                result = work()
+            told.held = time.monotonic() - locked
+            return result
+        except PostgresError as exc:
+            if exc.sqlstate not in BUSY:
+                raise
+            told.waited = max(told.waited, time.monotonic() - begun)
+            error = exc
+        rows = holders(session, schema, [name for name, _mode in locks])
+        told.blockers = [holder_words(row) for row in rows]
+        for row in rows:
+            if row["backend_type"] == "autovacuum worker" and not row["wraparound"] and limits.cancel_autovacuum:
+                # As the server itself would for whoever waits longer than deadlock_timeout, which we never do.
+                session.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (row["pid"],))
+        if number + 1 < limits.tries:
+            limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
+    words = "%s was tried %d times, gave way each time, and changed nothing: its locks were not got within %g s." % (
+        what, limits.tries, limits.lock_timeout,
+    )  # fmt: skip
+    who = " Held by %s." % "; ".join(told.blockers) if told.blockers else ""
+    raise PostgresError("%s%s End that transaction, or try again at a calmer time. %s" % (words, who, error), error.kind, error.sqlstate)
+
+
+# --- online steps --------------------------------------------------------------------------------------------------
+
+
+def build_index(session: Session, table: Table) -> None:
+    """Build the unique index on (primary key, key) while everybody goes on. Killed in the middle, it leaves an invalid one."""
+    from psycopg2 import sql
+
+    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    session.execute(
+        sql.SQL("CREATE UNIQUE INDEX CONCURRENTLY {} ON {} ({}, {})").format(
+            names(sql, table.name + UNIQUE), names(sql, table.schema, table.name), names(sql, table.pk), names(sql, table.key)
+        )
+    )
+
+
+def drop_index(session: Session, table: Table, name: str) -> None:
+    """Drop an index of ours, unless somebody builds it right now. Raises HfjError."""
+    from psycopg2 import sql
+
+    oid = table.main.oid if table.main else 0
+    for row in session.rows(BUILDING, {"oid": oid}):
+        raise HfjError(
+            "pid %d is still building an index on %s (%.0f %%), as after a module that was killed. Wait for it, or end it with"
+            " pg_cancel_backend(%d), and run this again." % (row["pid"], table.name, row["percent"], row["pid"])
+        )
+    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    session.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(names(sql, table.schema, name)))
+
+
+def create_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Make the empty parent with all indexes and foreign keys of the table. Its foreign keys need a moment's lock on what they refer to."""
+    from psycopg2 import sql
+
+    main = _main(table)
+    name = names(sql, table.schema, table.name + NEW)
+
+    def make() -> None:
+        session.execute(
+            sql.SQL(
+                "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)"
+                " PARTITION BY RANGE ({})"
+            ).format(name, names(sql, table.schema, table.name), names(sql, table.key))
+        )
+        session.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(name, names(sql, CHECK)))
+        for index in mirrored(main):
+            _create_index(session, table, index)
+        _like(session, table, table.name + NEW, storage=False)
+
+    def link() -> None:
+        for key in main.keys:
+            session.execute(
+                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({})").format(
+                    name, names(sql, key.name), _list(key.columns), names(sql, key.foreign_schema, key.foreign_table), _list(key.foreign_columns)
+                )
+            )
+
+    under_lock(session, "create_parent of " + table.name, table.schema, referenced(main, "SHARE ROW EXCLUSIVE"), link, limits, told, make)
+
+
+def _create_index(session: Session, table: Table, index: Index) -> None:
+    from psycopg2 import sql
+
+    name, parent = names(sql, index.name + NEW), names(sql, table.schema, table.name + NEW)
+    if index.constraint:
+        session.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} UNIQUE ({})").format(parent, name, _list(index.columns)))
+        return
+    # index.rest is how the server itself writes the definition.
+    head = sql.SQL("CREATE %sINDEX {} ON {} USING " % ("UNIQUE " if index.unique else "")).format(name, parent)
+    session.execute(head + sql.SQL(index.rest))
+
+
+def add_partition(session: Session, table: Table, parent: Relation, step: Step, limits: Limits, told: Locking) -> None:
+    """Make an empty partition and attach it, which spares the parent ACCESS EXCLUSIVE; its foreign keys need a moment's lock."""
+    from psycopg2 import sql
+
+    name = names(sql, table.schema, step.object)
+    above = names(sql, table.schema, parent.name)
+
+    def make() -> None:
+        session.execute(
+            sql.SQL(
+                "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION,"
+                " PRIMARY KEY ({}))"
+            ).format(name, above, names(sql, table.pk))
+        )
+        _like(session, table, step.object, storage=True)
+
+    def attach() -> None:
+        session.execute(
+            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+                above, name, sql.Literal(step.lower), sql.Literal(step.upper)
+            )
+        )
+
+    locks = referenced(parent, "SHARE ROW EXCLUSIVE")
+    locks.append((parent.name, "SHARE UPDATE EXCLUSIVE"))
+    if parent.name == table.name:
+        locks += [(item.key.table, "SHARE ROW EXCLUSIVE") for item in table.inbound]
+    under_lock(session, "add_partition of " + step.object, table.schema, locks, attach, limits, told, make)
+
+
+def _like(session: Session, table: Table, name: str, storage: bool) -> None:
+    """Give a new table the owner, the grants, the statistics targets and if wanted the storage parameters of the one that holds the rows."""
+    from psycopg2 import sql
+
+    source = table.first if table.main is not None and table.main.kind == "p" and table.first is not None else _main(table)
+    place = names(sql, table.schema, name)
+    now = session.rows(NOW, (table.schema, _main(table).name))[0]
+    session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(place, names(sql, source.owner)))
+    set_grants(session, table.schema, name, now["acl"], source.owner)
+    for row in session.rows(STATISTICS, {"oid": source.oid}):
+        session.execute(
+            sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(place, names(sql, row["name"]), sql.Literal(row["target"]))
+        )
+    for option in session.value(STORAGE, {"oid": source.oid}) if storage else ():
+        key, _sign, value = option.partition("=")
+        session.execute(sql.SQL("ALTER TABLE {} SET ({} = {})").format(place, names(sql, key), sql.Literal(value)))
+
+
+def drop_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Drop a parent that is not in use. A row in it would mean that it is: nothing is dropped then."""
+    from psycopg2 import sql
+
+    name = names(sql, table.schema, table.name + NEW)
+
+    def work() -> None:
+        if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)):
+            raise HfjError("Nothing was changed: %s holds rows, so it is somebody else's. Look at it." % (table.name + NEW))
+        session.execute(sql.SQL("DROP TABLE {}").format(name))
+
+    locks = referenced(table.new, "ACCESS EXCLUSIVE") if table.new else []
+    under_lock(session, "drop_parent of " + table.name, table.schema, [*locks, (table.name + NEW, "ACCESS EXCLUSIVE")], work, limits, told)
+
+
+def add_check(session: Session, table: Table, bound: int, limits: Limits, told: Locking) -> None:
+    """Add CHECK (key < bound) NOT VALID: nothing is read, and ids from bound on are refused from now on."""
+    from psycopg2 import sql
+
+    key = names(sql, table.key)
+    filled = sql.SQL("{} IS NOT NULL AND ").format(key) if table.nullable else sql.SQL("")
+    statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}{} < {}) NOT VALID").format(
+        names(sql, table.schema, table.name), names(sql, CHECK), filled, key, sql.Literal(bound)
+    )
+    _alter(session, "add_check", table, statement, limits, told)
+
+
+def drop_check(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Drop the CHECK."""
+    from psycopg2 import sql
+
+    statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(names(sql, table.schema, table.name), names(sql, CHECK))
+    _alter(session, "drop_check", table, statement, limits, told)
+
+
+def _alter(session: Session, what: str, table: Table, statement: Any, limits: Limits, told: Locking) -> None:
+    locks = [(table.name, "ACCESS EXCLUSIVE")]
+    under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda: session.execute(statement), limits, told)
+
+
+def validate(session: Session, schema: str, table: str, constraint: str) -> None:
+    """Validate a constraint: every row is read, and everybody goes on meanwhile."""
+    from psycopg2 import sql
+
+    session.execute(sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(names(sql, schema, table), names(sql, constraint)))
+
+
+# --- the swap and the way back -------------------------------------------------------------------------------------
+
+
+def referenced(relation: Relation, mode: str) -> list[tuple[str, str]]:
+    """Return the locks on the tables that foreign keys of a relation refer to, HFJ_RESOURCE first. Pure."""
+    found = sorted({key.foreign_table for key in relation.keys}, key=lambda name: (name != RESOURCE, name))
+    return [(name, mode) for name in found]
+
+
+def key_shapes(session: Session, oid: int) -> list[tuple[Any, ...]]:
+    """Return the foreign keys of and to a table in a form that does not change with its oid. Raises PostgresError."""
+    found = []
+    for source, _target, key in read_keys(session, oid):
+        if not key.inherited:
+            found.append((key.name, key.columns[:1], key.foreign_table if source == oid else key.table))
+    return sorted(found)
+
+
+def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence], limits: Limits, told: Locking) -> None:
+    """Make a prepared table the first partition of its parent. Raises PostgresError, HfjError."""
+    from psycopg2 import sql
+
+    main, new = _main(table), table.new
+    assert new is not None
+    inbound = table.inbound
+    locks = referenced(main, "ACCESS EXCLUSIVE")
+    locks.append((table.name, "ACCESS EXCLUSIVE"))
+    locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in inbound]
+    locks.append((table.name + NEW, "ACCESS EXCLUSIVE"))
+
+    changed = HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run prepare again." % table.name)
+    oids = [main.oid, new.oid]
+    mark = session.value(FINGERPRINT, {"oids": oids})
+    now = read_table(session, table.schema, table.name)
+    if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound or now.main.check_bound != bound:
+        raise changed
+
+    def work() -> None:
+        # All that was judged, in one look: everybody waits.
+        if session.value(FINGERPRINT, {"oids": oids}) != mark:
+            raise changed
+        sequence = look()
+        if sequence.used >= bound:
+            raise HfjError(
+                "Nothing was changed: ids up to %d are given out, and %s was prepared up to %d. Run step=watch, then prepare again."
+                % (sequence.used, table.name, bound)
+            )
+        before, count = key_shapes(session, main.oid), len(main.indexes)
+        for item in inbound:
+            session.execute(_drop_key(sql, item))
+        _rename_indexes(session, table, main, FIRST, NEW)
+        _rename(session, table.schema, table.name, table.name + FIRST)
+        _rename(session, table.schema, table.name + NEW, table.name)
+        session.execute(
+            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO ({})").format(
+                names(sql, table.schema, table.name), names(sql, table.schema, table.name + FIRST), sql.Literal(bound)
+            )
+        )
+        session.execute(
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(names(sql, table.schema, table.name + FIRST), names(sql, CHECK))
+        )
+        for item in inbound:
+            pair = (table.pk, table.key)
+            session.execute(_add_key(sql, item, table, (item.key.columns[0], item.partner), pair))
+        if session.value(INDEX_COUNT, {"oid": main.oid}) != count:
+            raise HfjError("Nothing was changed: attaching %s would have built an index under the lock. Run prepare again." % table.name)
+        after = key_shapes(session, new.oid)
+        if after != before:
+            raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+
+    under_lock(session, "The swap of " + table.name, table.schema, locks, work, limits, told)
+
+
+def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, told: Locking) -> int:
+    """Make the first partition the table again; return the rows that were copied into it. Raises PostgresError, HfjError.
+
+    Rows of other partitions are copied only where that is allowed, and counted before and after.
+    """
+    from psycopg2 import sql
+
+    main = _main(table)
+    first = table.first
+    assert first is not None
+    others = [part.name for part in main.parts if part.name != first.name]
+    locks = referenced(main, "ACCESS EXCLUSIVE")
+    locks.append((table.name, "ACCESS EXCLUSIVE"))
+    locks.append((first.name, "ACCESS EXCLUSIVE"))
+    locks += [(name, "ACCESS EXCLUSIVE") for name in others]
+    locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in table.inbound]
+    place = names(sql, table.schema, first.name)
+
+    def work() -> int:
+        filled = [name for name in others if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name)))]
+        if filled and not allow_copy:
+            raise HfjError(
+                "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
+                " Allow it with allow_copy, in a window." % ", ".join(filled)
+            )
+        if filled:
+            session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+        before = key_shapes(session, main.oid)
+        for item in table.inbound:
+            session.execute(_drop_key(sql, item))
+        session.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(names(sql, table.schema, table.name), place))
+        moved = 0
+        for name in filled:
+            moved += _copy(session, table, name, first.name)
+        # With its partitions, which are empty or copied.
+        session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
+        _rename(session, table.schema, first.name, table.name)
+        for index in first.indexes:
+            if index.name.endswith(FIRST):
+                _rename_index(session, table.schema, index.name, index.name[: -len(FIRST)])
+        for item in table.inbound:
+            session.execute(_add_key(sql, item, table, (item.key.columns[0],), (table.pk,)))
+        after = key_shapes(session, first.oid)
+        if after != before:
+            raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+        return moved
+
+    moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)
+    return moved
+
+
+def _copy(session: Session, table: Table, source: str, target: str) -> int:
+    """Copy all rows of a partition, and prove that none is lost. Raises HfjError."""
+    from psycopg2 import sql
+
+    columns = _list([row["name"] for row in session.rows(COLUMN_NAMES, {"schema": table.schema, "name": target})])
+    wanted = session.value(sql.SQL("SELECT count(*) FROM {}").format(names(sql, table.schema, source)))
+    got = session.value(
+        sql.SQL("WITH come AS (INSERT INTO {} ({}) SELECT {} FROM {} RETURNING 1) SELECT count(*) FROM come").format(
+            names(sql, table.schema, target), columns, columns, names(sql, table.schema, source)
+        )
+    )
+    if got != wanted:
+        raise HfjError("Nothing was changed: of %d rows in %s, %d would have arrived. A trigger or a rule is in the way." % (wanted, source, got))
+    return int(got)
+
+
+COLUMN_NAMES = """
+SELECT a.attname::text AS name FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum
+"""
+
+
+def _drop_key(sql: Any, item: Inbound) -> Any:
+    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(names(sql, item.key.schema, item.key.table), names(sql, item.key.name))
+
+
+def _add_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], foreign: Sequenced[str]) -> Any:
+    return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) NOT VALID").format(
+        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign)
+    )
+
+
+def _rename_indexes(session: Session, table: Table, main: Relation, old: str, new: str) -> None:
+    for index in mirrored(main):
+        _rename_index(session, table.schema, index.name, index.name + old)
+        _rename_index(session, table.schema, index.name + new, index.name)
+
+
+def _rename_index(session: Session, schema: str, name: str, to: str) -> None:
+    from psycopg2 import sql
+
+    session.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(names(sql, schema, name), names(sql, to)))
+
+
+def _rename(session: Session, schema: str, name: str, to: str) -> None:
+    from psycopg2 import sql
+
+    session.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(names(sql, schema, name), names(sql, to)))
+
+
+def _list(columns: Sequenced[str]) -> Any:
+    from psycopg2 import sql
+
+    return sql.SQL(", ").join(sql.Identifier(name) for name in columns)
+
+
+def _main(table: Table) -> Relation:
+    assert table.main is not None
+    return table.main
+
+
+# --- one step ------------------------------------------------------------------------------------------------------
+
+
+def carry_out(
+    session: Session, table: Table, step: Step, look: Callable[[], Sequence], limits: Limits, told: Locking, allow_copy: bool = False
+) -> int:
+    """Carry out one step on a table as it is now; return the rows that it copied. Raises PostgresError, HfjError."""
+    if step.action == "build_index":
+        build_index(session, table)
+    elif step.action == "drop_index":
+        drop_index(session, table, step.object)
+    elif step.action == "create_parent":
+        create_parent(session, table, limits, told)
+    elif step.action == "drop_parent":
+        drop_parent(session, table, limits, told)
+    elif step.action == "add_partition":
+        parent = table.main if table.main is not None and table.main.kind == "p" else table.new
+        if parent is None:
+            raise HfjError("%s has no parent yet. Run this again." % table.name)
+        add_partition(session, table, parent, step, limits, told)
+    elif step.action == "add_check":
+        if near(look(), step.upper):
+            raise HfjError("The sequence has come near %d meanwhile. Nothing is refused yet. Run this again: it takes another bound." % step.upper)
+        add_check(session, table, step.upper, limits, told)
+    elif step.action == "validate_check":
+        validate(session, table.schema, table.name, CHECK)
+    elif step.action == "drop_check":
+        drop_check(session, table, limits, told)
+    elif step.action == "validate_key":
+        for item in table.inbound:
+            if "%s.%s" % (item.key.table, item.key.name) == step.object:
+                validate(session, item.key.schema, item.key.table, item.key.name)
+    elif step.action == "analyze":
+        from psycopg2 import sql
+
+        session.execute(sql.SQL("ANALYZE {}").format(names(sql, table.schema, table.name)))
+    elif step.action == "swap":
+        swap(session, table, step.upper, look, limits, told)
+    elif step.action == "swap_back":
+        return swap_back(session, table, allow_copy, limits, told)
+    else:
+        raise HfjError("There is no step %s." % step.action)
+    return 0
+
+
+# --- proof ---------------------------------------------------------------------------------------------------------
+
+
+def pruned(session: Session, table: Table, id: int) -> list[str]:
+    """Return the partitions that a look-up by resource visits, from EXPLAIN. Raises PostgresError."""
+    from psycopg2 import sql
+
+    query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT * FROM {} WHERE {} = {}").format(
+        names(sql, table.schema, table.name), names(sql, table.key), sql.Literal(id)
+    )
+    found = session.value(query)
+    plan = json.loads(found) if isinstance(found, str) else found
+    seen: list[str] = []
+
+    def walk(node: dict[str, Any]) -> None:
+        if "Relation Name" in node:
+            seen.append(node["Relation Name"])
+        for child in node.get("Plans", ()):
+            walk(child)
+
+    walk(plan[0]["Plan"])
+    return sorted(set(seen))
+
+
+def orphans(session: Session, table: Table, part: str, rows: int) -> int:
+    """Return how many of the newest rows of a partition belong to a resource that is not there. Raises PostgresError.
+
+    Bounded: both sides are look-ups in indexes.
+    """
+    from psycopg2 import sql
+
+    query = sql.SQL(
+        "SELECT count(*) FROM (SELECT {key} AS id FROM {part} ORDER BY {pk} DESC LIMIT %s) n"
+        " WHERE NOT EXISTS (SELECT FROM {resource} r WHERE r.res_id = n.id)"
+    ).format(
+        key=names(sql, table.key), part=names(sql, table.schema, part), pk=names(sql, table.pk), resource=names(sql, table.schema, RESOURCE)
+    )
+    return int(session.value(query, (rows,)))
+
+
+def twice(session: Session, table: Table, part: str, others: Sequenced[str], rows: int) -> int:
+    """Return how many of the newest primary keys of a partition exist in another one too. Raises PostgresError.
+
+    Each partition keeps a unique index on the primary key alone; between them only the sequence sees to it.
+    """
+    from psycopg2 import sql
+
+    total = 0
+    for other in others:
+        query = sql.SQL(
+            "SELECT count(*) FROM (SELECT {pk} AS id FROM {part} ORDER BY {pk} DESC LIMIT %s) n"
+            " WHERE EXISTS (SELECT FROM {other} o WHERE o.{pk} = n.id)"
+        ).format(pk=names(sql, table.pk), part=names(sql, table.schema, part), other=names(sql, table.schema, other))
+        total += int(session.value(query, (rows,)))
+    return total
+
+
+def index_partners(session: Session, table: Table) -> list[str]:
+    """Return the indexes of the parent that are not valid, which means that a partition lacks one. Raises PostgresError."""
+    relation = read_relation(session, table.schema, table.name)
+    return [index.name for index in relation.indexes if not index.valid] if relation else []
+

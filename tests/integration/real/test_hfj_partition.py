@@ -1,0 +1,847 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""hfj_partition_info and hfj_partition on HAPI's own tables of 7.2 in a real PostgreSQL.
+
+While clients create, update and search as HAPI was seen to do, where that matters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql, _postgres
+from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables
+
+pytestmark = pytest.mark.engine
+
+Run = Callable[..., dict[str, Any]]
+TOKEN = "hfj_spidx_token"
+VERSIONS = "hfj_res_ver"
+COUNT = 4000
+KNOWN = ("plain", "preparing", "prepared", "swapped", "unfinished")
+
+
+def full(*values: Any) -> Any:
+    """One of the variants that only make test-all runs."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+class Site(HapiTables):
+    """The server, and the two modules on it."""
+
+    def args(self, **more: Any) -> dict[str, Any]:
+        return {"project_dir": str(self.dir), "service": "postgres", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD", **more}
+
+    def resource(self, *ids: int) -> None:
+        """Create resources as HAPI does, each in one transaction."""
+        connection = self.connection("postgres", "hapi_app")
+        try:
+            connection.autocommit = False
+            for id in ids:
+                for statement in CREATE:
+                    connection.cursor().execute(statement, {"id": id, "pid": id + 10**7, "token": id + 10**7})
+                connection.commit()
+        finally:
+            connection.close()
+
+    def checksum(self, table: str) -> str:
+        return self.script(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} t")
+
+    def lands_in(self, table: str, key: str, id: int) -> str:
+        return self.script(f"SELECT DISTINCT tableoid::regclass FROM {table} WHERE {key} = {id}")
+
+    def sequence(self) -> int:
+        return int(self.script("SELECT last_value FROM seq_resource_id"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("hfj") / "site", "hfj")
+    try:
+        site.start(pooler="", max_connections=60)
+        site.template(COUNT)
+        yield site
+    finally:
+        site.remove()
+
+
+@pytest.fixture
+def site(made: Site) -> Site:
+    made.fresh()
+    return made
+
+
+@pytest.fixture
+def do(site: Site, run: Run) -> Run:
+    """Do one step with a table; the result must hold no secret, and be no failure unless that is expected."""
+
+    def call(step: str, table: str = TOKEN, check: bool = False, fails: bool = False, **more: Any) -> dict[str, Any]:
+        found = run(hfj_partition, check, **site.args(table=table, step=step, **more))
+        assert not any(secret in json.dumps(found) for secret in SECRETS)
+        assert bool(found.get("failed")) == fails, (found.get("msg"), found)
+        return found
+
+    return call
+
+
+@pytest.fixture
+def info(site: Site, run: Run) -> Run:
+    """Look at tables, TOKEN alone if none is named."""
+
+    def call(*tables: str, fails: bool = False, **more: Any) -> dict[str, Any]:
+        more.setdefault("min_size", "100KB")
+        found = run(hfj_partition_info, **site.args(tables=list(tables or (TOKEN,)), **more))
+        assert not any(secret in json.dumps(found) for secret in SECRETS)
+        assert not found.get("changed"), found
+        assert bool(found.get("failed")) == fails, found.get("msg")
+        return found
+
+    return call
+
+
+def actions(found: dict[str, Any]) -> list[str]:
+    return [step["action"] for step in found["plan"]]
+
+
+def ids(found: dict[str, Any], *severities: str) -> list[str]:
+    return [item["id"] for item in found["findings"] if item["severity"] in (severities or ("error", "warning"))]
+
+
+def state(found: dict[str, Any], table: str = TOKEN) -> str:
+    return str(next(row["state"] for row in found["tables"] if row["table"] == table))
+
+
+# --- what is there -------------------------------------------------------------------------------------------------
+
+
+def test_info_tells_what_is_worth_it_from_the_catalog(site: Site, run: Run) -> None:
+    found = run(hfj_partition_info, **site.args(min_size="2MB"))
+    assert found["rc"] == 0
+    keys = {(row["table"], row["name"]) for row in found["foreign_keys"]}
+    look = "SELECT conrelid::regclass || '|' || conname FROM pg_constraint WHERE contype = 'f' AND confrelid = 'hfj_resource'::regclass"
+    wanted = site.script(look)
+    assert len(wanted.splitlines()) == 26
+    assert {tuple(line.split("|")) for line in wanted.splitlines()} <= keys
+    tables = {row["table"]: row for row in found["tables"]}
+    assert len(tables) == 24  # HFJ_RESOURCE and those that refer to it, some of them several times
+    assert [row["bytes"] for row in found["tables"]] == sorted((row["bytes"] for row in found["tables"]), reverse=True)
+    token = tables[TOKEN]
+    assert (token["state"], token["key"], token["primary_key"], token["worth"], token["feasible"]) == ("plain", "res_id", "sp_id", True, True)
+    assert token["bytes"] == int(site.script(f"SELECT pg_total_relation_size('{TOKEN}')"))
+    assert token["rows"] == 4 * COUNT
+    assert tables["hfj_res_link"]["key"] == "src_resource_id"
+    assert not tables["hfj_spidx_uri"]["worth"]
+    assert not tables["hfj_resource"]["worth"]
+    assert [row["table"] for row in tables[VERSIONS]["referenced_by"]] == ["hfj_history_tag", "hfj_res_ver_prov"]
+    assert token["needs"]["seconds"] > 0
+    # 4,200 ids in 90 days.
+    assert 40 < found["sequence"]["per_day"] < 55
+    assert 160 < token["rows_per_day"] < 220
+    assert token["bounds"]["first"] > found["sequence"]["used"] + 10000
+    assert found["disk"]["free_bytes"] > found["disk"]["needed_bytes"] > 0
+    # Green means that nothing is in the way: the one error is of the table that stays whole.
+    assert [item["object"] for item in found["findings"] if item["severity"] != "info"] == []
+
+
+def test_info_works_with_a_role_that_may_only_read(site: Site, info: Run) -> None:
+    site.script("GRANT pg_monitor, pg_read_all_data TO reporter")
+    found = info(login_user="reporter", login_password=APP_PASSWORD)
+    assert (state(found), ids(found)) == ("plain", [])
+    site.script("REVOKE pg_read_all_data FROM reporter")
+    assert "permission denied" in info(fails=True, login_user="reporter", login_password=APP_PASSWORD)["msg"]
+
+
+# --- the whole way, while HAPI works -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        (TOKEN, "res_id"), (VERSIONS, "res_id"), full("hfj_res_link", "src_resource_id"), full("hfj_res_tag", "res_id"),
+        full("hfj_spidx_date", "res_id"), full("hfj_spidx_string", "res_id"), full("hfj_spidx_uri", "res_id"), full("hfj_spidx_quantity", "res_id"),
+        full("hfj_spidx_coords", "res_id"), full("hfj_spidx_number", "res_id"), full("hfj_spidx_quantity_nrml", "res_id"),
+        full("hfj_idx_cmb_tok_nu", "res_id"), full("hfj_res_param_present", "res_id"),
+    ],
+)  # fmt: skip
+def test_there_and_back_under_load(site: Site, do: Run, info: Run, table: str, key: str) -> None:
+    """Check, real, again, for each step; no request fails; the way back leaves the schema as it was, to the byte."""
+    before = site.dump()
+    expected = int(site.script(f"SELECT count(*) FROM {table}"))
+    with site.load() as load:
+        told = do("prepare", table, check=True)
+        assert site.dump() == before
+        assert told["state"] == {"before": "plain", "after": "prepared"}
+        done = do("prepare", table)
+        assert actions(done) == actions(told)
+        assert actions(done) == ["build_index", "create_parent", "add_partition", "add_partition", "add_check", "validate_check"]
+        assert not do("prepare", table, check=True)["changed"]
+        assert not do("prepare", table)["changed"]
+        assert state(info(table), table) == "prepared"
+        told, done = do("swap", table, check=True), do("swap", table)
+        assert actions(done) == actions(told)
+        assert done["state"] == {"before": "prepared", "after": "swapped"}
+        assert done["foreign_keys"]["before"] == done["foreign_keys"]["after"]
+        assert not do("swap", table)["changed"]
+        # A fraction of it on a machine that has nothing else to do.
+        assert 0 < done["lock"]["held_ms"] < 2000
+        do("verify", table, expected_foreign_keys=done["foreign_keys"]["before"])
+    assert load.failed == []
+    bound = done["partitions"][0]["upper"]
+    with site.load() as more:
+        # The sequence goes beyond N, and new resources land in the next partition.
+        site.script(f"SELECT setval('seq_resource_id', {bound + 5001})")
+        site.resource(bound + 5000)
+        time.sleep(0.5)
+        if table in (TOKEN, VERSIONS, "hfj_res_link", "hfj_res_tag"):
+            assert site.lands_in(table, key, bound + 5000) == f"{table}_p{bound}"
+        told, done = do("extend", table, check=True), do("extend", table)
+        assert actions(done) == actions(told) == ["add_partition"]
+        assert not do("extend", table)["changed"]
+        do("verify", table)
+        rows = int(site.script(f"SELECT count(*) FROM {table}_p{bound}"))
+        if rows:
+            refused = do("undo", table, fails=True)
+            assert "allow_copy" in refused["msg"]
+            assert refused["state"]["after"] == "swapped"
+        do("undo", table, check=True, allow_copy=True)
+        back = do("undo", table, allow_copy=True)
+        assert back["rows_copied"] >= rows
+        assert back["state"] == {"before": "swapped", "after": "plain"}
+        assert not do("undo", table)["changed"]
+    assert more.failed == []
+    assert load.done > 20 < more.done
+    print(f"{table}: {load.done + more.done} rounds, longest wait {max(load.longest, more.longest):.3f} s")
+    assert site.dump() == before
+    if table == VERSIONS:
+        assert int(site.script(f"SELECT count(*) FROM {table}")) == expected + len(load.ids) + len(more.ids) + 1
+
+
+def test_the_way_back_without_copying(site: Site, do: Run) -> None:
+    before = site.dump()
+    do("prepare")
+    do("swap")
+    back = do("undo")
+    assert (actions(back), back["rows_copied"]) == (["swap_back", "drop_index"], 0)
+    assert back["lock"]["held_ms"] < 1000
+    assert site.dump() == before
+    # And from a table that is only prepared.
+    do("prepare")
+    assert actions(do("undo")) == ["drop_check", "drop_parent", "drop_index"]
+    assert site.dump() == before
+
+
+@pytest.mark.parametrize("table", [TOKEN, full(VERSIONS), full("hfj_res_tag")])
+def test_nothing_is_read_under_the_lock(site: Site, do: Run, table: str) -> None:
+    """What the prepared CHECK and the old foreign key prove is not looked at again, be the table as large as it may."""
+    do("prepare", table)
+    oid = site.script(f"SELECT '{table}'::regclass::oid")
+    scans = f"SELECT seq_scan FROM pg_stat_user_tables WHERE relid = {oid}"
+    before = site.script(scans)
+    do("swap", table)
+    assert site.script(scans) == before
+    # Seen red: without the proof it is.
+    do("undo", table)
+    before = site.script(scans)
+    site.script(f"CREATE TABLE other (LIKE {table}) PARTITION BY RANGE (res_id); ALTER TABLE other ATTACH PARTITION {table} DEFAULT")
+    site.script(f"ALTER TABLE other DETACH PARTITION {table}; ALTER TABLE other ATTACH PARTITION {table} FOR VALUES FROM (0) TO (9999999)")
+    assert site.script(scans) != before
+
+
+def test_a_row_without_a_resource(site: Site, do: Run) -> None:
+    """HFJ_RES_TAG allows it, although HAPI never does it."""
+    before = site.dump()
+    site.script("INSERT INTO hfj_res_tag (pid, tag_id, res_type) VALUES (-1, 1, 'Patient')")
+    failed = do("prepare", "hfj_res_tag", fails=True)
+    assert "validate_check of hfj_res_tag" in failed["msg"]
+    assert "violated by some row" in failed["msg"]
+    assert failed["state"]["after"] == "preparing"
+    site.script("DELETE FROM hfj_res_tag WHERE pid = -1")
+    assert actions(do("prepare", "hfj_res_tag")) == ["validate_check"]
+    do("swap", "hfj_res_tag")
+    do("undo", "hfj_res_tag")
+    assert site.dump() == before
+
+
+def test_partitions_are_like_their_table(site: Site, do: Run) -> None:
+    site.script(f"GRANT SELECT ON {TOKEN} TO reporter")
+    look = (
+        "SELECT c.relname, c.relowner::regrole, c.relacl, (SELECT string_agg(attname || attstattarget, ',' ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = c.oid AND attstattarget > 0), CASE c.relkind WHEN 'r' THEN c.reloptions END FROM pg_class c"
+        f" WHERE c.relname ~ '^{TOKEN}(_p[0-9]+)?$' AND relkind IN ('r', 'p') ORDER BY c.oid"
+    )
+    do("prepare")
+    do("swap")
+    lines = [line.split("|")[1:] for line in site.script(look).splitlines()]
+    assert len(lines) == 4
+    assert {tuple(line[:3]) for line in lines} == {tuple(lines[0][:3])}
+    assert "hash_value10000" in lines[0][2]
+    assert "reporter=r" in lines[0][1]
+    assert sorted({line[3] for line in lines}) == ["", "{autovacuum_vacuum_scale_factor=0.01}"]
+    assert sum(1 for line in lines if line[3]) == 3
+
+
+# --- what failed elsewhere -----------------------------------------------------------------------------------------
+
+
+def test_case_92_hfj_resource_stays_whole(site: Site, do: Run, info: Run) -> None:
+    before = site.dump()
+    found = info("hfj_resource")
+    assert ids(found, "error") == ["unique_without_key"]
+    assert not found["tables"][0]["feasible"]
+    for check in (True, False):
+        refused = do("prepare", "hfj_resource", check=check, fails=True)
+        assert "idx_res_type_fhir_id" in refused["msg"]
+        assert "HFJ_SPIDX_*" in refused["msg"]
+    assert site.dump() == before
+    # The other table with a unique index that lacks the key.
+    assert "idx_idxcmpstruniq_string" in do("prepare", "hfj_idx_cmp_string_uniq", fails=True)["msg"]
+
+
+def test_case_93_no_foreign_key_stays_on_the_first_partition(site: Site, do: Run) -> None:
+    look = "SELECT conname, conrelid::regclass, convalidated FROM pg_constraint WHERE contype = 'f' AND conparentid = 0 ORDER BY 1, 2"
+    before = site.script(look)
+    do("prepare", VERSIONS)
+    swapped = do("swap", VERSIONS)
+    assert actions(swapped) == ["swap", "validate_key", "validate_key", "analyze"]
+    assert site.script(look) == before
+    assert "hfj_res_ver" in site.script("SELECT confrelid::regclass FROM pg_constraint WHERE conname = 'fk_historytag_history'")
+    # They hold: a version with a tag can't go, and a tag of no version can't come.
+    pid = site.script("SELECT min(res_ver_pid) FROM hfj_history_tag")
+    with pytest.raises(AssertionError, match="violates foreign key"):
+        site.script(f"DELETE FROM hfj_res_ver WHERE pid = {pid}")
+    with pytest.raises(AssertionError, match="violates foreign key"):
+        site.script("INSERT INTO hfj_history_tag (pid, tag_id, res_ver_pid, res_id, res_type) VALUES (-1, 1, -1, 1, 'Patient')")
+    do("verify", VERSIONS, expected_foreign_keys=swapped["foreign_keys"]["before"])
+    # Seen red: one that is lost, and one that refers to the first partition.
+    site.script("ALTER TABLE hfj_history_tag DROP CONSTRAINT fk_historytag_history")
+    assert "foreign_keys_differ" in ids(do("verify", VERSIONS, fails=True, expected_foreign_keys=swapped["foreign_keys"]["before"]))
+    site.script("ALTER TABLE hfj_history_tag ADD CONSTRAINT fk_historytag_history FOREIGN KEY (res_ver_pid) REFERENCES hfj_res_ver_p0 (pid)")
+    assert "key_on_first_partition" in ids(do("verify", VERSIONS, fails=True))
+
+
+def test_case_94_what_is_copied_back_is_all_there_and_ids_stay_unique(site: Site, do: Run) -> None:
+    do("prepare")
+    swapped = do("swap")
+    bound = swapped["partitions"][0]["upper"]
+    site.script(f"SELECT setval('seq_resource_id', {bound + 101})")
+    site.resource(*range(bound + 10, bound + 60))
+    with site.load(1):
+        # Updated and deleted all the time, until the lock.
+        time.sleep(0.3)
+    before = site.checksum(TOKEN)
+    do("verify")
+    # Seen red: an id that another partition has too, which no index sees.
+    site.script(f"INSERT INTO {TOKEN} (sp_id, sp_missing, sp_name, res_id, res_type) VALUES (4 * {COUNT}, false, 'x', {bound + 10}, 'Patient')")
+    assert "ids_twice" in ids(do("verify", fails=True))
+    # And the copy is refused by the primary key that the first partition has kept.
+    assert "duplicate key" in do("undo", fails=True, allow_copy=True)["msg"]
+    site.script(f"DELETE FROM {TOKEN}_p{bound} WHERE sp_id = 4 * {COUNT}")
+    assert do("undo", allow_copy=True)["rows_copied"] > 50
+    assert site.checksum(TOKEN) == before
+
+
+def test_case_96_a_foreign_key_comes_before_the_rows(site: Site, do: Run) -> None:
+    """PostgreSQL 15 refuses NOT VALID on a partitioned table, and without it would read every row under the lock."""
+    do("prepare", VERSIONS)
+    add = "ALTER TABLE hfj_res_ver_bd_new ADD CONSTRAINT late FOREIGN KEY (res_id) REFERENCES hfj_resource (res_id)"
+    with pytest.raises(AssertionError, match="cannot add NOT VALID foreign key on partitioned table"):
+        site.script(add + " NOT VALID")
+    do("swap", VERSIONS)
+    look = "SELECT convalidated FROM pg_constraint WHERE conname = 'fk_resource_history_resource' AND conrelid = 'hfj_res_ver'::regclass"
+    assert site.script(look) == "t"
+
+
+def test_case_97_indexes_come_child_by_child(site: Site, do: Run) -> None:
+    do("prepare")
+    with pytest.raises(AssertionError, match="cannot create index on partitioned table .* concurrently"):
+        site.script(f"CREATE INDEX CONCURRENTLY late ON {TOKEN}_bd_new (res_type)")
+    # The table's own index of before is the partition's: nothing was built under the lock.
+    nodes = "SELECT c.relname, c.relfilenode FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = '%s'::regclass ORDER BY 2"
+    before = [line.split("|")[1] for line in site.script(nodes % TOKEN).splitlines()]
+    do("swap")
+    assert [line.split("|")[1] for line in site.script(nodes % (TOKEN + "_p0")).splitlines()] == before
+    assert site.script(f"SELECT bool_and(indisvalid) FROM pg_index WHERE indrelid = '{TOKEN}'::regclass") == "t"
+    do("verify")
+    # Seen red: an index of the parent that a partition lacks.
+    site.script(f"CREATE INDEX late ON ONLY {TOKEN} (res_type)")
+    assert "parent_index_invalid" in ids(do("verify", fails=True))
+
+
+def killed_at(site: Site, number: int, **args: Any) -> bool:
+    """Run the module in a process that is killed before its number-th statement that changes something; return whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            real = _postgres.Session._run
+            count = [0]
+
+            def run(self: Any, query: Any, params: Any) -> Any:
+                text = query if isinstance(query, str) else query.as_string(self._connection)
+                if not text.lstrip().upper().startswith(("SELECT", "SET", "EXPLAIN")):
+                    count[0] += 1
+                    if count[0] == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return real(self, query, params)
+
+            _postgres.Session._run = run  # type: ignore[method-assign]
+            with patch_module_args(site.args(**args)):
+                hfj_partition.main()
+        except SystemExit as exc:
+            os._exit(int(exc.code or 0))
+        finally:
+            os._exit(99)
+    dummy, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+@pytest.mark.parametrize(
+    ("table", "every"), [(TOKEN, 23), full(TOKEN, 4), full(VERSIONS, 5)],
+)  # fmt: skip
+def test_case_98_killed_anywhere_it_is_in_a_known_state_and_the_next_run_goes_on(site: Site, do: Run, info: Run, table: str, every: int) -> None:
+    before = site.dump()
+    for step, after in (("prepare", "prepared"), ("swap", "swapped"), ("undo", "plain")):
+        number, killed = 1, 0
+        while killed_at(site, number, table=table, step=step):
+            killed += 1
+            found = info(table)
+            assert state(found, table) in KNOWN
+            assert "error" not in [item["severity"] for item in found["findings"]]
+            # From there on both ways are open; for the next kill it is done as far as it was.
+            done = do(step, table)
+            assert done["state"]["after"] == after
+            back = {"prepare": ("undo",), "swap": ("undo", "prepare"), "undo": ("prepare", "swap")}[step]
+            for other in back:
+                do(other, table)
+            number += every
+        assert killed > 0
+    assert site.dump() == before
+
+
+def test_case_98_both_ways_are_open_from_where_a_kill_left_it(site: Site, do: Run, info: Run) -> None:
+    before = site.dump()
+    for number in (4, 40):
+        assert killed_at(site, number, table=TOKEN, step="prepare")
+        assert state(info()) in ("plain", "preparing")
+        do("undo")
+        assert site.dump() == before
+
+
+def test_case_99_a_disk_too_small_and_a_run_that_is_still_alive(site: Site, do: Run, info: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = site.dump()
+    monkeypatch.setattr(_hfj_catalog, "free_bytes", lambda *args: 1000)
+    assert ids(info()) == ["disk_too_small"]
+    for check in (True, False):
+        assert "disk_too_small" in do("prepare", check=check, fails=True)["msg"]
+    assert site.dump() == before
+    monkeypatch.undo()
+    # Out of room in the middle: what is there is told, and the next run goes on.
+    site.script("ALTER ROLE postgres SET temp_file_limit = '64kB'; ALTER ROLE postgres SET maintenance_work_mem = '1MB'")
+    try:
+        assert "build_index" in do("prepare", fails=True)["msg"]
+    finally:
+        site.script("ALTER ROLE postgres RESET ALL")
+    found = info()
+    assert (state(found), ids(found, "info")) == ("preparing", ["partition_half_done"])
+    # Another run that is alive is named; one that is dead has left no lock.
+    connection = site.connection("postgres", "postgres")
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_advisory_lock(1819238760, %s), pg_backend_pid()", (zlib.crc32(b"public." + TOKEN.encode()) & 0x7FFFFFFF,))
+    pid = cursor.fetchone()[1]
+    assert f"pid {pid}, alive since" in do("prepare", fails=True)["msg"]
+    connection.close()
+    time.sleep(0.2)
+    assert actions(do("prepare"))[:2] == ["drop_index", "build_index"]
+    do("swap")
+
+
+def test_what_changes_between_the_look_and_the_lock_is_seen(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of somebody else that comes in the last moment would be missing in the other partitions."""
+    do("prepare")
+    real = _hfj_sql.take_locks
+
+    def late(session: Any, schema: str, locks: Any, limits: Any) -> float:
+        site.script(f"CREATE INDEX IF NOT EXISTS late ON {TOKEN} (res_type)")
+        return real(session, schema, locks, limits)
+
+    monkeypatch.setattr(_hfj_sql, "take_locks", late)
+    refused = do("swap", fails=True)
+    assert "was changed by somebody else meanwhile. Run prepare again" in refused["msg"]
+    monkeypatch.undo()
+    # It belongs to the table now, so the parent gets it too.
+    assert "drop_parent" in actions(do("prepare"))
+    do("swap")
+    look = f"SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = '{TOKEN}'::regclass AND c.relname = 'late'"
+    assert site.script(look) == "1"
+
+
+# --- others at work ------------------------------------------------------------------------------------------------
+
+
+def test_a_long_transaction_is_named_and_nobody_waits_for_it(site: Site, do: Run) -> None:
+    do("prepare")
+    before = site.dump()
+    holder = site.connection("postgres", "hapi_app", application_name="nightly-report")
+    holder.autocommit = False
+    holder.cursor().execute(f"SELECT 'secret-patient', count(*) FROM {TOKEN}")
+    with site.load() as load:
+        refused = do("swap", fails=True, lock_tries=3)
+    assert f"pid {holder.get_backend_pid()} (nightly-report, user hapi_app, idle in transaction, its statement began 2" in refused["msg"]
+    assert "secret-patient" not in json.dumps(refused)
+    assert refused["lock"]["tries"] == 3
+    assert (load.failed, refused["state"]["after"], site.dump()) == ([], "prepared", before)
+    # Three tries of half a second, with pauses: that is the longest that anybody waited.
+    assert load.longest < 1.5
+    holder.rollback()
+    do("swap")
+    # The other half of a circle: it has our first lock, and the second one wants ours.
+    holder.cursor().execute("SELECT count(*) FROM hfj_resource")
+    assert "on hfj_resource" in do("undo", fails=True, lock_tries=1)["msg"]
+    holder.close()
+    do("undo")
+
+
+def test_a_lock_timeout_above_the_servers_deadlock_timeout_is_refused(site: Site, do: Run) -> None:
+    assert "deadlock_timeout is 1 s" in do("prepare", fails=True, lock_timeout_seconds=1.0)["msg"]
+    assert "lock_tries is 0" in do("prepare", fails=True, lock_tries=0)["msg"]
+
+
+def test_the_check_bites_and_the_watch_takes_it_away_in_time(site: Site, do: Run, info: Run) -> None:
+    bound = do("prepare")["bounds"]["first"]
+    assert not do("watch")["changed"]
+    # The trap itself: it is why N has to be far ahead.
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        site.resource(bound + 1)
+    site.script(f"SELECT setval('seq_resource_id', {bound - 500})")
+    assert ids(info()) == ["check_near"]
+    assert actions(do("watch", check=True)) == ["drop_check"]
+    assert actions(do("watch")) == ["drop_check"]
+    assert not do("watch")["changed"]
+    site.script(f"SELECT setval('seq_resource_id', {bound + 51})")
+    site.resource(bound + 2)
+    assert "preparing" in do("swap", fails=True)["msg"]
+    # Anew, with a bound beyond it; what was made for the old one goes.
+    again = do("prepare")
+    assert again["bounds"]["first"] > bound
+    assert "drop_parent" in actions(again)
+    do("swap")
+    do("verify")
+
+
+def test_a_bound_of_ones_own(site: Site, do: Run) -> None:
+    assert "first_bound is 100, and the sequence" in do("prepare", fails=True, first_bound=100)["msg"]
+    do("prepare", first_bound=20000, width=5000, ahead=3)
+    assert not do("prepare", first_bound=20000)["changed"]
+    swapped = do("swap")
+    assert [(part["lower"], part["upper"]) for part in swapped["partitions"]] == [(None, 20000), (20000, 25000), (25000, 30000), (30000, 35000)]
+    site.script("SELECT setval('seq_resource_id', 33001)")
+    assert ids(do("verify", fails=True)) == ["partitions_end"]
+    assert [step["object"] for step in do("extend")["plan"]] == [f"{TOKEN}_p35000", f"{TOKEN}_p40000"]
+    do("verify")
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "id"),
+    [
+        (f"CREATE INDEX extra ON {TOKEN} (sp_value)", "schema_differs"),
+        full(f"ALTER TABLE {TOKEN} RENAME CONSTRAINT fk_sp_token_res TO fk_other", "schema_differs"),
+        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sp_token_resid_v2'::regclass", "index_invalid"),
+        (f"ALTER INDEX idx_sp_token_resid_v2 RENAME TO {'x' * 57}", "name_too_long"),
+        (f"CREATE VIEW seen AS SELECT * FROM {TOKEN}", "table_obstacles"),
+        full(f"CREATE PUBLICATION pub FOR TABLE {TOKEN}", "table_obstacles"),
+        (f"CREATE TABLE {TOKEN}_p0 (i int)", "partition_name_taken"),
+        (f"ALTER TABLE {TOKEN} DROP CONSTRAINT fk_sp_token_res, ADD CONSTRAINT fk_sp_token_res FOREIGN KEY (res_id)"
+         " REFERENCES hfj_resource NOT VALID", "foreign_key_unfit"),
+        (f"ALTER TABLE {TOKEN} RENAME TO old; CREATE TABLE {TOKEN} (LIKE old) PARTITION BY HASH (res_id)", "already_partitioned"),
+        ("UPDATE hfj_resource SET partition_id = 1 WHERE res_id = (SELECT max(res_id) FROM hfj_resource)", "hapi_partition_mode"),
+        ("SELECT setval('seq_resource_id', 1)", "sequence_behind"),
+        full("ALTER SEQUENCE seq_resource_id CYCLE", "sequence_unfit"),
+        full(f"DROP TABLE {TOKEN}", "table_missing"),
+    ],
+)  # fmt: skip
+def test_what_is_in_the_way_is_told_and_refused(site: Site, do: Run, info: Run, damage: str, id: str) -> None:
+    site.script(damage)
+    before = site.dump()
+    found = info()
+    assert id in ids(found)
+    if id == "schema_differs":
+        do("prepare")
+        do("swap")
+        do("verify")
+        do("undo")
+    else:
+        for check in (True, False):
+            assert id in do("prepare", check=check, fails=True)["msg"]
+    assert site.dump() == before
+
+
+def test_other_options(site: Site, do: Run) -> None:
+    assert "There is no sequence public.other" in do("prepare", fails=True, sequence="other")["msg"]
+    assert "is plain, and a swap needs it prepared" in do("swap", fails=True)["msg"]
+    assert ids(do("swap", check=True), "info") == ["partition_not_prepared"]
+    assert "only a partitioned table can be extended" in do("extend", fails=True)["msg"]
+    assert not do("undo")["changed"]
+    do("verify")
+
+
+# --- with other servers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_a_standby_and_one_that_lags(tmp_path: Path, run: Run) -> None:
+    site = Site(tmp_path / "site", "hfj")
+    try:
+        site.start(pooler="", standby=True)
+        site.template(500)
+        site.fresh()
+        site.until("the standby", lambda: site.sql("SELECT count(*) FROM pg_class WHERE relname = 'hfj_resource'", "standby") == "1")
+        found = run(hfj_partition_info, **site.args(tables=[TOKEN], service="standby"))
+        assert "server_is_standby" in ids(found)
+        assert "is a standby" in run(hfj_partition, **site.args(table=TOKEN, step="prepare", service="standby"))["msg"]
+        site.sql("SELECT pg_wal_replay_pause()", "standby")
+        site.script("CREATE TABLE ballast AS SELECT generate_series(1, 200000) AS i")
+        assert "standby_lags" in ids(run(hfj_partition_info, **site.args(tables=[TOKEN], max_lag_bytes="1MB")))
+        args = site.args(table=TOKEN, max_lag_bytes="1MB", lag_wait_seconds=1)
+        found = run(hfj_partition, **{**args, "step": "prepare"})
+        assert found["failed"]
+        assert "standbys are behind" in found["msg"]
+        assert site.script(f"SELECT to_regclass('{TOKEN}_bd_uk') IS NULL") == "t"
+        site.sql("SELECT pg_wal_replay_resume()", "standby")
+        assert "failed" not in run(hfj_partition, **{**args, "step": "prepare", "lag_wait_seconds": 60})
+        assert "failed" not in run(hfj_partition, **{**args, "step": "swap", "max_lag_bytes": "1GB"})
+    finally:
+        site.remove()
+
+
+@pytest.mark.full
+def test_case_96_on_a_newer_server(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ansible_collections.dghs.bd_fhir.tests.integration.real import real_database
+
+    monkeypatch.setattr(real_database, "image", lambda name: image("postgres-new" if name == "postgres" else name))
+    site = Site(tmp_path / "site", "hfj")
+    try:
+        site.start(pooler="", postgres_args="")
+        site.template(2000)
+        site.fresh()
+        version = int(site.sql("SHOW server_version_num"))
+        assert version >= 160000
+        before = site.dump()
+        assert "server_version_other" in ids(run(hfj_partition_info, **site.args(tables=[TOKEN])))
+        for table in (TOKEN, VERSIONS):
+            for step in ("prepare", "swap", "verify", "extend", "undo"):
+                found = run(hfj_partition, **site.args(table=table, step=step))
+                assert "failed" not in found, found["msg"]
+        assert site.dump() == before
+    finally:
+        site.remove()
+
+
+@pytest.mark.full
+def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
+    held: dict[int, list[float]] = {}
+    try:
+        for count in (20000, 100000):
+            site.template(count)
+            site.fresh()
+            for _round in range(5):
+                for step in ("prepare", "swap", "undo"):
+                    found = run(hfj_partition, **site.args(table=TOKEN, step=step))
+                    assert "failed" not in found, found["msg"]
+                    if step == "swap":
+                        held.setdefault(count, []).append(found["lock"]["held_ms"])
+        small, large = (sorted(values)[2] for values in held.values())
+        print(f"locks held for milliseconds, by number of resources: {held}")
+        assert large / small < 1.5, held
+    finally:
+        site.template(COUNT)
+
+
+@contextmanager
+def hapi(site: HapiTables, **environment: str) -> Iterator[str]:
+    """Run the lab's real HAPI server on the database, and yield its address. The first one makes the tables."""
+    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if ":1.0.0-" in line]
+    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
+    url = f"jdbc:postgresql://{site.address('postgres')}:5432"
+    values = {
+        "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD, **environment,
+    }  # fmt: skip
+    options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
+    server = docker("run", "-d", "--network", f"{site.name}_default", *options, images[0]).strip()
+    try:
+        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
+        yield f"http://{address}:8080"
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{docker('logs', '--tail', '40', server)}") from exc
+    finally:
+        docker("rm", "-f", "-v", server)
+
+
+def for_hapi(site: HapiTables) -> None:
+    site.script(
+        "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
+        f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
+    )
+    site.script("CREATE DATABASE auditdb OWNER hapi_app")
+
+
+def fhir(url: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, Any]]:
+    """Send one request to HAPI; return the status and what came back."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/fhir+json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as exc:
+        return exc.code, {"text": exc.read().decode()[:500]}
+    except OSError as exc:
+        return 0, {"text": str(exc)}
+
+
+def patient(number: int) -> dict[str, Any]:
+    return {
+        "resourceType": "Patient", "meta": {"tag": [{"system": "http://example.org/tags", "code": "a"}]}, "birthDate": "1990-01-01",
+        "identifier": [{"system": "http://example.org/id", "value": str(number)}], "name": [{"family": f"Name{number}"}],
+    }  # fmt: skip
+
+
+def functional(base: str) -> None:
+    """What HAPI does with resources, each seen to work."""
+    number = time.time_ns()
+    status, made = fhir(f"{base}/fhir/Patient", "POST", patient(number))
+    assert status == 201, made
+    id = made["id"]
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": f"Patient/{id}"}}
+    status, seen = fhir(f"{base}/fhir/Observation", "POST", body)
+    assert status == 201, seen
+    assert fhir(f"{base}/fhir/Patient/{id}")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}", "PUT", {**patient(number + 1), "id": id})[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}/_history/1")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}/_history")[1]["total"] == 2
+    for search in (
+        f"Patient?identifier=http://example.org/id%7C{number + 1}", f"Patient?family=Name{number + 1}", f"Observation?subject=Patient/{id}",
+        f"Observation?subject:Patient.family=Name{number + 1}&_include=Observation:subject", f"Patient?_tag=http://example.org/tags%7Ca&_id={id}",
+    ):  # fmt: skip
+        status, found = fhir(f"{base}/fhir/{search}")
+        assert status == 200, found
+        assert len(found["entry"]) == (2 if "_include" in search else 1), search
+    assert len(fhir(f"{base}/fhir/Patient/{id}/$everything")[1]["entry"]) == 2
+    # Something refers to it.
+    assert fhir(f"{base}/fhir/Patient/{id}", "DELETE")[0] == 409
+    assert fhir(f"{base}/fhir/Observation/{seen['id']}", "DELETE")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}", "DELETE")[0] == 200
+    assert fhir(f"{base}/fhir/Patient/{id}")[0] == 410
+
+
+@pytest.mark.full
+def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
+    """The real server works on while ten tables are swapped and brought back, and starts with schema validation on the result."""
+    tables = [
+        "hfj_spidx_token", "hfj_spidx_string", "hfj_spidx_date", "hfj_spidx_number", "hfj_spidx_quantity", "hfj_spidx_uri", "hfj_spidx_coords",
+        "hfj_res_link", "hfj_res_tag", "hfj_res_ver",
+    ]  # fmt: skip
+    site = Site(tmp_path / "site", "hfj")
+    failed: list[Any] = []
+    count, longest, stop = [0], [0.0], threading.Event()
+
+    def do(step: str, **more: Any) -> float:
+        held = 0.0
+        for table in tables:
+            found = run(hfj_partition, **site.args(table=table, step=step, **more))
+            assert "failed" not in found, found["msg"]
+            held = max(held, found["lock"]["held_ms"])
+        return held
+
+    def work(base: str) -> None:
+        while not stop.is_set():
+            begun = time.monotonic()
+            status, answer = fhir(f"{base}/fhir/Patient", "POST", patient(time.time_ns()))
+            longest[0] = max(longest[0], time.monotonic() - begun)
+            status_read = fhir(f"{base}/fhir/Patient?family=Name&_count=3")[0]
+            count[0] += 1
+            if status != 201 or status_read != 200:
+                failed.append((status, status_read, answer))
+
+    try:
+        site.start(pooler="", max_connections=60)
+        for_hapi(site)
+        with hapi(site) as base:
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            functional(base)
+            threads = [threading.Thread(target=work, args=(base,)) for _number in range(3)]
+            for thread in threads:
+                thread.start()
+            try:
+                do("prepare")
+                held = do("swap")
+                do("verify")
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join(60)
+            assert failed == []
+            assert count[0] > 20
+            print(f"{count[0]} rounds, longest {longest[0]:.2f} s, locks held for at most {held:.1f} ms")
+            functional(base)
+        with hapi(site, HAPI_HBM2DDL_AUTO="validate") as base:
+            site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            # On both sides of N.
+            functional(base)
+            look = run(hfj_partition_info, **site.args(tables=["hfj_res_ver"]))
+            bound = look["tables"][0]["partitions"][0]["upper"]
+            site.script(f"SELECT setval('seq_resource_id', {bound + 49})")
+        with hapi(site) as base:
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            functional(base)
+            assert int(site.script(f"SELECT count(*) FROM hfj_res_ver_p{bound}")) > 0
+            functional(base)
+            do("extend")
+            do("undo", allow_copy=True)
+            functional(base)
+    finally:
+        site.remove()
+
+
+@pytest.mark.full
+def test_the_schema_is_what_hapis_image_makes(tmp_path: Path) -> None:
+    """hapi_7_2_schema.sql equals what the newest image of the lab's server makes of an empty database."""
+    site = HapiTables(tmp_path / "site", "hfj")
+    try:
+        site.start(pooler="")
+        for_hapi(site)
+        with hapi(site):
+            done = "SELECT count(*) FROM flyway_schema_history WHERE success"
+            site.until("Flyway", lambda: site.sql(done, check=False) == "2", 180)
+        args = ("--schema-only", "--no-comments", "--no-owner", "--no-privileges", "-T", "flyway_schema_history", "-d", "fhirdb")
+        text = docker("exec", "-u", "postgres", site.container("postgres"), "pg_dump", *args)
+        dropped = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
+        wanted = [line for line in SCHEMA.read_text().splitlines() if not line.startswith("--")]
+        assert [line for line in text.splitlines() if line and not line.startswith(dropped)] == wanted
+    finally:
+        site.remove()

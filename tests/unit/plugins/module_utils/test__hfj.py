@@ -1,0 +1,286 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Planning of the partitioning of HAPI's tables; on real ones: tests/integration/real/test_hfj_partition.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Optional
+
+import pytest
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj as hfj
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table
+
+SEQUENCE = Sequence("seq_resource_id", 5001, 50, False, 5003, 100.0)
+BOUNDS = Bounds(20000, 1000, 2)
+KEY = ForeignKey("fk_t", "public", "t", ("res_id",), "public", "hfj_resource", ("res_id",))
+PK = Index("t_pkey", "btree (sp_id)", True, True, columns=("sp_id",))
+HASH = Index("idx_hash", "btree (hash)", columns=("hash",))
+UNIQUE = Index("t_bd_uk", "btree (sp_id, res_id)", True, columns=("sp_id", "res_id"))
+
+
+def plain(**more: Any) -> Table:
+    """A table of HAPI as it is before."""
+    return Table("public", "t", "sp_id", "res_id", False, Relation(1, "public", "t", "r", "app", 10**9, 1e6, (HASH, PK), (KEY,)), **more)
+
+
+def parent(*lowers: int, indexes: tuple[Index, ...] = (HASH, UNIQUE)) -> Relation:
+    """A parent that is not in use yet."""
+    made = tuple(replace(index, name=index.name + "_bd_new") for index in indexes)
+    parts = tuple(Part(f"t_p{lower}", lower, lower + 1000) for lower in lowers)
+    keys = (replace(KEY, table="t_bd_new"),)
+    return Relation(2, "public", "t_bd_new", "p", "app", indexes=made, keys=keys, parts=parts, partition_key="RANGE (res_id)")
+
+
+def with_index(table: Table, valid: bool = True) -> Table:
+    assert table.main is not None
+    return replace(table, main=replace(table.main, indexes=(HASH, replace(UNIQUE, valid=valid), PK)))
+
+
+def with_check(table: Table, bound: Optional[int] = 20000, valid: bool = True) -> Table:
+    assert table.main is not None
+    return replace(table, main=replace(table.main, check_bound=bound, check_valid=valid))
+
+
+def prepared() -> Table:
+    return replace(with_check(with_index(plain())), new=parent(20000, 21000))
+
+
+def swapped(analyzed: bool = True, **more: Any) -> Table:
+    parts = (Part("t_p0", None, 20000), Part("t_p20000", 20000, 21000), Part("t_p21000", 21000, 22000))
+    main = Relation(2, "public", "t", "p", "app", parts=parts, keys=(KEY,), analyzed=analyzed, partition_key="RANGE (res_id)")
+    return Table("public", "t", "sp_id", "res_id", False, main, None, Relation(1, "public", "t_p0", "r"), **more)
+
+
+def actions(steps: list[hfj.Step]) -> list[str]:
+    return [step.action for step in steps]
+
+
+def ids(found: list[dict[str, Any]]) -> list[str]:
+    return [item["id"] for item in found]
+
+
+INBOUND = Inbound(ForeignKey("fk_in", "public", "tag", ("pid",), "public", "t", ("sp_id",)), "res_id")
+ALL = ["build_index", "create_parent", "add_partition", "add_partition", "add_check", "validate_check"]
+
+
+@pytest.mark.parametrize(
+    ("table", "state", "left"),
+    [
+        (plain(), "plain", ALL),
+        (with_index(plain(), False), "preparing", ["drop_index", *ALL]),
+        (with_index(plain()), "preparing", ALL[1:]),
+        (replace(with_index(plain()), new=parent()), "preparing", ALL[2:]),
+        (replace(with_index(plain()), new=parent(20000)), "preparing", ALL[3:]),
+        (replace(with_index(plain()), new=parent(20000, 21000)), "preparing", ALL[4:]),
+        (replace(with_check(with_index(plain()), 20000, False), new=parent(20000, 21000)), "preparing", ALL[5:]),
+        (prepared(), "prepared", []),
+        # By hand, or by a watch: without the parent the CHECK is of no use.
+        (with_check(with_index(plain())), "preparing", ["drop_check", "create_parent", *ALL[2:]]),
+        (replace(prepared(), new=parent(20000, 21000, indexes=(HASH,))), "preparing", ["drop_check", "drop_parent", *ALL[1:]]),
+        (swapped(), "swapped", []),
+        (swapped(False), "unfinished", []),
+    ],
+)  # fmt: skip
+def test_every_state_has_its_way_on(table: Table, state: str, left: list[str]) -> None:
+    assert table.state == state
+    steps, bounds = hfj.plan_prepare(table, SEQUENCE, BOUNDS)
+    assert actions(steps) == left
+    assert bounds == BOUNDS
+
+
+def test_another_index_means_another_parent() -> None:
+    table = prepared()
+    assert table.main is not None
+    more = replace(table, main=replace(table.main, indexes=(*table.main.indexes, Index("idx_new", "btree (x)", columns=("x",)))))
+    assert more.state == "preparing"
+    steps, dummy = hfj.plan_prepare(more, SEQUENCE, BOUNDS)
+    assert actions(steps) == ["drop_check", "drop_parent", *ALL[1:]]
+    assert "another index" in steps[1].why
+
+
+def test_bounds_that_the_sequence_comes_near_are_made_anew() -> None:
+    later = replace(SEQUENCE, last=18960, highest=18963)
+    steps, bounds = hfj.plan_prepare(prepared(), later, Bounds(40000, 1000, 2))
+    assert actions(steps) == ["drop_check", "drop_parent", *ALL[1:]]
+    assert bounds.first == 40000
+    # While it is far away what is there stays, unless the operator asks for something else.
+    assert hfj.plan_prepare(prepared(), SEQUENCE, Bounds(40000, 1000, 2)) == ([], BOUNDS)
+    assert hfj.plan_prepare(prepared(), SEQUENCE, Bounds(40000, 1000, 2), True)[0] != []
+
+
+def test_the_swap_and_what_comes_after() -> None:
+    assert actions(hfj.plan_swap(prepared())) == ["swap", "analyze"]
+    assert actions(hfj.plan_swap(replace(prepared(), inbound=(INBOUND,)))) == ["swap", "validate_key", "analyze"]
+    assert hfj.plan_swap(plain()) == hfj.plan_swap(swapped()) == []
+    waiting = replace(INBOUND, key=replace(INBOUND.key, validated=False))
+    left = swapped(False, inbound=(waiting, INBOUND))
+    assert left.state == "unfinished"
+    assert [(step.action, step.object) for step in hfj.plan_swap(left)] == [("validate_key", "tag.fk_in"), ("analyze", "t")]
+
+
+def test_the_way_back_from_everywhere() -> None:
+    assert hfj.plan_undo(plain()) == []
+    assert actions(hfj.plan_undo(with_index(plain(), False))) == ["drop_index"]
+    assert actions(hfj.plan_undo(prepared())) == ["drop_check", "drop_parent", "drop_index"]
+    assert actions(hfj.plan_undo(swapped(inbound=(INBOUND,)))) == ["swap_back", "validate_key", "drop_index"]
+    # Killed between the way back and the validation of what refers to the table.
+    waiting = replace(INBOUND, key=replace(INBOUND.key, validated=False))
+    assert actions(hfj.plan_undo(plain(inbound=(waiting, INBOUND)))) == ["validate_key"]
+    assert actions(hfj.plan_undo(with_index(plain(inbound=(waiting,))))) == ["drop_index", "validate_key"]
+    assert hfj.plan_undo(Table("public", "t")) == []
+
+
+def test_partitions_ahead_of_the_sequence() -> None:
+    assert hfj.plan_extend(swapped(), SEQUENCE, 0, 2) == []
+    steps = hfj.plan_extend(swapped(), replace(SEQUENCE, last=20501), 0, 2)
+    assert [(step.object, step.lower, step.upper) for step in steps] == [("t_p22000", 22000, 23000)]
+    far = hfj.plan_extend(swapped(), replace(SEQUENCE, last=24501), 500, 1)
+    # What lies behind the sequence is needed too: no id may be without a place.
+    assert [step.lower for step in far] == [22000, 22500, 23000, 23500, 24000, 24500, 25000]
+    assert hfj.plan_extend(plain(), SEQUENCE, 0, 2) == []
+
+
+def test_the_watch() -> None:
+    assert hfj.plan_watch(prepared(), SEQUENCE) == []
+    assert actions(hfj.plan_watch(prepared(), replace(SEQUENCE, last=18960))) == ["drop_check"]
+    assert hfj.plan_watch(swapped(), replace(SEQUENCE, last=99999)) == []
+
+
+def test_bounds() -> None:
+    assert [hfj.round_up(number) for number in (0, 7, 100, 101, 16051, 5400001)] == [1, 7, 100, 110, 17000, 5500000]
+    assert hfj.propose(SEQUENCE, 30, 12, 2) == Bounds(16000, 1000000, 2)
+    busy = replace(SEQUENCE, per_day=10000.0)
+    assert hfj.propose(busy, 30, 12, 2) == Bounds(310000, 3700000, 2)
+    assert hfj.propose(replace(SEQUENCE, per_day=None), 30, 12, 3, 0, 777) == Bounds(16000, 777, 3)
+    assert hfj.propose(SEQUENCE, 30, 12, 2, 90000).first == 90000
+    with pytest.raises(HfjError, match="first_bound is 6000, and the sequence seq_resource_id has given out ids up to 5051"):
+        hfj.propose(SEQUENCE, 30, 12, 2, 6000)
+    for number in (1, 5000, 123456789, 10**15):
+        there = Sequence("s", number, 50)
+        assert not hfj.near(there, hfj.propose(there, 0, 1, 1).first)
+
+
+def test_days_until_the_end() -> None:
+    assert hfj.days_until(SEQUENCE, 15051) == 100
+    assert hfj.days_until(SEQUENCE, 1) == 0
+    assert hfj.days_until(replace(SEQUENCE, per_day=None), 15051) is None
+    assert hfj.last_bound(swapped().main) == 22000
+    assert hfj.last_bound(plain().main) is None
+    assert ids(hfj.judge_sequence(swapped(), SEQUENCE, 60)) == []
+    assert ids(hfj.judge_sequence(swapped(), SEQUENCE, 200)) == ["partitions_end"]
+    assert ids(hfj.judge_sequence(swapped(), replace(SEQUENCE, last=21900, per_day=None), 60)) == ["partitions_end"]
+    assert ids(hfj.judge_sequence(prepared(), replace(SEQUENCE, last=19900), 60)) == ["check_near"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("FOR VALUES FROM (MINVALUE) TO ('1000')", (None, 1000, False)),
+        ("FOR VALUES FROM ('1000') TO ('2000')", (1000, 2000, False)),
+        ("FOR VALUES FROM ('-5') TO (MAXVALUE)", (-5, None, False)),
+        ("DEFAULT", (None, None, True)),
+    ],
+)
+def test_bounds_as_the_server_writes_them(text: str, found: tuple[Any, ...]) -> None:
+    assert hfj.parse_bound(text) == found
+
+
+@pytest.mark.parametrize("text", ["FOR VALUES WITH (modulus 8, remainder 0)", "FOR VALUES IN (1)", "FOR VALUES FROM ('1', '2') TO ('3', '4')"])
+def test_bounds_of_others(text: str) -> None:
+    with pytest.raises(ValueError, match="FOR VALUES"):
+        hfj.parse_bound(text)
+
+
+def test_the_check_as_the_server_writes_it() -> None:
+    assert hfj.parse_check("CHECK ((res_id < 20000)) NOT VALID", "res_id") == 20000
+    assert hfj.parse_check("CHECK ((res_id < '20000000000'::bigint))", "res_id") == 20000000000
+    assert hfj.parse_check('CHECK (("Odd" < 5))', "Odd") == 5
+    assert hfj.parse_check("CHECK (((res_id IS NOT NULL) AND (res_id < 20000))) NOT VALID", "res_id") == 20000
+    for other in ("CHECK ((res_id <= 5))", "CHECK ((sp_id < 5))", "CHECK (((res_id < 5) OR true))", "CHECK (((res_id IS NOT NULL) AND (sp_id < 5)))"):
+        assert hfj.parse_check(other, "res_id") is None
+
+
+def test_what_is_in_the_way() -> None:
+    table = plain()
+    assert table.main is not None
+    assert hfj.judge(table, BOUNDS) == []
+    assert ids(hfj.judge(prepared(), BOUNDS)) == []
+    assert ids(hfj.judge(swapped(), BOUNDS)) == []
+
+    def damaged(**more: Any) -> list[str]:
+        assert table.main is not None
+        return ids(hfj.judge(replace(table, main=replace(table.main, **more)), BOUNDS))
+
+    assert damaged(indexes=(HASH, PK, Index("uq", "btree (a)", True, columns=("a",)))) == ["unique_without_key"]
+    assert damaged(indexes=(replace(HASH, valid=False), PK)) == ["index_invalid"]
+    assert damaged(indexes=(replace(HASH, name="x" * 57), PK)) == ["name_too_long"]
+    # Bytes, not letters.
+    assert damaged(indexes=(replace(HASH, name="অ" * 20), PK)) == ["name_too_long"]
+    assert damaged(keys=(replace(KEY, validated=False),)) == ["foreign_key_unfit"]
+    assert damaged(keys=(replace(KEY, plain=False),)) == ["foreign_key_unfit"]
+    assert damaged(obstacles=("view v",)) == ["table_obstacles"]
+    assert damaged(kind="p") == damaged(kind="f") == ["already_partitioned"]
+    assert ids(hfj.judge(replace(table, nullable=True), BOUNDS)) == ["partition_key_nullable"]
+    assert ids(hfj.judge(replace(table, pk=""), BOUNDS)) == ["primary_key_other"]
+    assert ids(hfj.judge(replace(table, key=""), BOUNDS)) == ["unique_without_key"]
+    assert ids(hfj.judge(replace(table, taken=("t_p0",)), BOUNDS)) == ["partition_name_taken"]
+    assert ids(hfj.judge(replace(table, building=7), BOUNDS)) == ["index_building"]
+    assert ids(hfj.judge(replace(table, inbound=(replace(INBOUND, partner=""),)), BOUNDS)) == ["inbound_key_unfit"]
+    assert ids(hfj.judge(Table("public", "t"), BOUNDS)) == ["table_missing"]
+    assert ids(hfj.judge(swapped(False), BOUNDS)) == ["partition_unfinished"]
+    assert ids(hfj.judge(replace(swapped(), new=parent()), BOUNDS)) == ["partition_leftover"]
+    half = hfj.judge(replace(with_index(plain(), False), new=parent(20000)), BOUNDS)
+    assert [(item["id"], item["found"]) for item in half] == [
+        ("partition_half_done", "index invalid, parent there with 1 partitions, CHECK missing"),
+    ]  # fmt: skip
+
+
+def test_names_of_another_release() -> None:
+    table = replace(plain(), name="hfj_res_link")
+    assert hfj.names_differ(plain()) == ""
+    assert hfj.names_differ(table).startswith("besides: fk_t, idx_hash, t_pkey; missing: fk_reslink_source")
+    assert ids(hfj.judge(table, BOUNDS)) == ["schema_differs"]
+
+
+def test_names_that_are_made() -> None:
+    assert hfj.names_made(plain(), BOUNDS) == [
+        "idx_hash_bd_new", "idx_hash_p0", "t_bd_new", "t_bd_uk_bd_new", "t_bd_uk_p0", "t_p0", "t_p20000", "t_p21000",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "severity"), [(150018, ""), (140000, "warning"), (160001, "warning"), (170010, "warning"), (180000, "error"), (130000, "error")]
+)
+def test_the_servers_version(version: int, severity: str) -> None:
+    found = hfj.judge_server("db", version, False, False, SEQUENCE, [], 100)
+    assert [item["severity"] for item in found] == ([severity] if severity else [])
+    assert all(item["hint"].endswith("Rehearse on a copy.") for item in found)
+
+
+def test_what_the_server_says() -> None:
+    standbys = [{"application": "a", "lag_bytes": 100}, {"application": "b", "lag_bytes": 101}, {"application": "c", "lag_bytes": None}]
+    found = hfj.judge_server("db", 150000, True, True, replace(SEQUENCE, cycles=True), standbys, 100)
+    assert [(item["id"], item["object"]) for item in found] == [
+        ("server_is_standby", "db"), ("hapi_partition_mode", "db"), ("sequence_unfit", "seq_resource_id"), ("standby_lags", "b"),
+        ("standby_lags", "c"),
+    ]  # fmt: skip
+    assert ids(hfj.judge_server("db", 150000, False, False, replace(SEQUENCE, highest=5052), [], 100)) == ["sequence_behind"]
+
+
+def test_disk_and_worth() -> None:
+    assert ids(hfj.judge_disk("db", None, 100)) == ["disk_unknown"]
+    assert ids(hfj.judge_disk("db", 119, 100)) == ["disk_too_small"]
+    assert hfj.judge_disk("db", 120, 100) == []
+    assert hfj.worth(plain(), 10**9)[0]
+    assert hfj.worth(plain(), 10**9 + 1) == (
+        False, "953.7 MB is less than 953.7 MB: vacuum and reindexing take no time worth saving, and each search would visit more indexes",
+    )  # fmt: skip
+    assert not hfj.worth(replace(plain(), key=""), 1)[0]
+    need = hfj.needs(plain(), 0.00001)
+    assert need["disk_bytes"] == 3 * need["index_bytes"] > 96 * 10**6
+    assert need["seconds"] == 20
+    assert hfj.needs(plain(), None)["seconds"] is None
+    assert [hfj.human(size) for size in (1, 2048, 3 * 2**40)] == ["1 B", "2 kB", "3 TB"]
