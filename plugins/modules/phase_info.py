@@ -708,10 +708,13 @@ def read_databases(module: AnsibleModule, facts: Facts) -> None:
 def partition_findings(partitioning: dict[str, Any], resources: Optional[float]) -> list[dict[str, Any]]:
     """Return whether partitioning is due as a finding."""
     if partitioning["state"] == "due":
-        hint = "partition_hapi_tables plans and does it. Partitions do not make searches faster; they keep each table at a size that can be kept."
+        hint = (
+            "hfj_partition_info plans it, hfj_partition does it, table by table. Partitions do not make searches faster; they keep each table"
+            " at a size that can be kept."
+        )
         return [finding("partitioning_due", "warning", "hfj_resource", "tables of a size that can be kept", partitioning["why"], hint)]
     if partitioning["state"] == "plan":
-        hint = "Plan it: see what partition_hapi_tables would do, and when."
+        hint = "Plan it: see what hfj_partition_info tells, and when it is to be done."
         return [finding("partitioning_near", "info", "hfj_resource", "tables of a size that can be kept", partitioning["why"], hint)]
     return []
 

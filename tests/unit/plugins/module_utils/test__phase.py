@@ -193,12 +193,11 @@ def test_what_is_due_from_the_load_and_the_deployment(load: int, replicas: Optio
 def test_what_cannot_wait_comes_first_and_every_playbook_is_there() -> None:
     needs = dict.fromkeys(("audit_partitions", "pools_full", "pools", "partitioning", "partitioning_plan"), "because")
     found = _phase.due_steps(3, aspects(), needs)
-    assert [item["playbook"] for item in found] == ["maintain_audit_partitions", "tune_pools", "scale_regional", "partition_hapi_tables", None]
+    assert [item["playbook"] for item in found] == ["maintain_audit_partitions", "tune_pools", "scale_regional", None, None]
     for other in (_phase.due_steps(1, aspects(3), {"pools": "x", "partitioning_plan": "x"}), _phase.due_steps(1, aspects(1, "standby"), {})):
         found += other
     names = {item["playbook"] for item in found} - {None}
-    # The verb of another issue.
-    assert {name for name in names if not (PLAYBOOKS / f"{name}.yml").exists()} <= {"partition_hapi_tables"}
+    assert {name for name in names if not (PLAYBOOKS / f"{name}.yml").exists()} == set()
     assert _phase.due_steps(None, aspects(), {}) == []
 
 

@@ -182,7 +182,7 @@ def test_partitioning(site: Site, ask: Run) -> None:
     assert ("partitioning_near" in ids(result), result["due"][-1]["what"]) == (True, "plan the partitioning of HAPI's large tables")
     site.scans = [_measure._plans.Scan("hfj_resource", 5e6, 1e6, "table_size", "")]
     result = ask(**HEALTHY)
-    assert ("partitioning_due" in ids(result), result["due"][0]["playbook"]) == (True, "partition_hapi_tables")
+    assert ("partitioning_due" in ids(result), result["due"][0]["what"]) == (True, "partition HAPI's large tables")
     assert ask(**HEALTHY, partition_plan=6_000_000)["partitioning"]["state"] == "no"
 
 
