@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Optional
 
-from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, load_of, mapping, number, size, what_next
+from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, load_of, mapping, number, planned, size, what_next
 
 STYLE = """
 :root{color-scheme:light dark;--back:#f6f7f9;--card:#fff;--ink:#1a1d21;--soft:#5a6472;--line:#d9dee5;--blue:#1f5fbf;--track:#e6eaf0;
@@ -303,14 +303,12 @@ def _tables(result: Result) -> str:
     for search in map(mapping, items(plans.get("searches"))):
         for scan in map(mapping, items(search.get("scans"))):
             lines.append(
-                (esc(search.get("name") or search.get("query")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"]))
+                (esc(search.get("name")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"]))
             )
     told = ""
     if plans.get("searches"):
         told = "<h3>Searches that read a table whole</h3>" + table(("Search", "Table", "Reason", "Found", "What to do"), lines)
-        told += '<p class="soft small">%d plans of %s.</p>' % (
-            len(items(plans.get("searches"))), "the site's own searches" if plans.get("source") == "pg_stat_statements" else "a default set",
-        )  # fmt: skip
+        told += '<p class="soft small">%s</p>' % esc(planned(plans))
     return section("HAPI's tables", note, bars(rows, most), told)
 
 

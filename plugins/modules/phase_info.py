@@ -52,7 +52,8 @@ options:
         default: public
       login_user:
         description:
-          - User to log in with. A superuser, or the role that C(playbooks/files/assess_role.sql) makes.
+          - User to log in with. The role that C(playbooks/files/assess_role.sql) makes, or a superuser. For a superuser only the default set
+            of searches is planned, since planning a statement of others can run a function of others.
         type: str
         default: postgres
       login_password:
@@ -408,12 +409,25 @@ partitioning:
   sample: {state: 'no', why: '412,000 resources, fewer than 5,000,000'}
 plans:
   description:
-    - The plans of searches, those of the site where C(pg_stat_statements) is there (C(source)), else of a default set.
+    - The plans of searches, those of the site where C(pg_stat_statements) is there and O(fhir.login_user) can't become a superuser, else of a
+      default set (C(source), and C(why) it is the default set).
+    - A search of the site is told by its C(queryid) and its C(tables). Its text is not, since it may hold a value that was searched for. One
+      with a literal, with a function that is not on a short list, or with a table that is not HAPI's, is not planned.
     - Each has the tables that it reads whole though it should not (C(scans)) with the reason, V(stale_statistics), V(large_or),
       V(missing_index), V(unselective) or V(table_size).
   returned: success, and when O(fail_on) makes the module fail
   type: dict
-  sample: {source: default, searches: []}
+  sample:
+    source: pg_stat_statements
+    why: ''
+    searches:
+      - name: query 5710221973651983411 (hfj_spidx_token)
+        queryid: '5710221973651983411'
+        tables: [hfj_spidx_token]
+        calls: 12
+        mean_ms: 41.2
+        cost: 13684.2
+        scans: []
 databases:
   description: Both databases, V(null) for one that could not be read.
   returned: success, and when O(fail_on) makes the module fail
@@ -571,7 +585,7 @@ class Facts:
         self.tables: list[dict[str, Any]] = []
         self.indexes: list[dict[str, Any]] = []
         self.raw_indexes: list[dict[str, Any]] = []
-        self.plans: dict[str, Any] = {"source": "", "searches": [], "scans": []}
+        self.plans: dict[str, Any] = {"source": "", "why": "", "searches": [], "scans": []}
         self.now: Optional[datetime] = None
         self.stats_reset: Optional[datetime] = None
 
@@ -829,7 +843,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "partial": partial,
         "unread": facts.unread,
         "partitioning": parts,
-        "plans": {"source": facts.plans["source"], "searches": facts.plans["searches"]},
+        "plans": {name: facts.plans[name] for name in ("source", "why", "searches")},
         "databases": facts.database,
         "tables": facts.tables,
         "indexes": [item for item in facts.indexes if not item["valid"] or item["bytes"] >= LARGE_INDEX],

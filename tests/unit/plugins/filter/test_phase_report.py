@@ -140,6 +140,13 @@ def test_the_page_tells_all_parts() -> None:
     assert page.tags.count("svg") == 3 + 2 + 6 + 11 + 3
 
 
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_whose_searches_were_planned(kind: str) -> None:
+    assert "1 plans of the site" in report(FIXTURE, kind)
+    plans = {**FIXTURE["plans"], "source": "default", "why": "a superuser plans nothing of others"}
+    assert "1 plans of a default set: a superuser plans nothing of others." in report({**FIXTURE, "plans": plans}, kind)
+
+
 def test_a_page_of_nothing_says_so() -> None:
     told = " ".join(Page(report(bare())).texts)
     assert "Nothing of the load could be read, so no phase can be told." in told
