@@ -318,6 +318,9 @@ def _partitions(result: Result) -> str:
         return section("Audit partitions", '<p class="soft">Not known.</p>')
     out = []
     for item in map(mapping, items(mapping(months).get("tables"))):
+        if item.get("readable") is False:
+            out.append('<h3>%s</h3><p class="soft">Not known.</p>' % esc(item.get("table")))
+            continue
         parts = [mapping(part) for part in items(item.get("partitions"))]
         filled = [part for part in parts if (part.get("rows") or 0) > 0 or (part.get("bytes") or 0) > 1_000_000][-18:]
         most = max((float(part.get("bytes") or 0) for part in filled), default=0.0)
@@ -339,8 +342,11 @@ def _partitions(result: Result) -> str:
 
 
 def _rejections(result: Result) -> str:
+    found = mapping(result.get("partitions")).get("rejections")
+    if not isinstance(found, (list, tuple)):
+        return section("Rejected, by vendor", '<p class="soft">Not known.</p>')
     rows = []
-    for item in map(mapping, items(mapping(result.get("partitions")).get("rejections"))[:25]):
+    for item in map(mapping, found[:25]):
         few = "" if item.get("enough") else ", too few to judge"
         kind = "warning" if item.get("enough") and float(item["percent"]) >= 10 else ""
         text = "%s %%, %s of %s%s" % (item["percent"], number(item["rejected"]), number(item["events"]), few)

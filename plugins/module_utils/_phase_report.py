@@ -127,6 +127,7 @@ def as_json(result: Result, about: Result) -> str:
 
 # --- Markdown ------------------------------------------------------------------------------------------------------
 
+UNKNOWN = ("Not known.", "")
 _MARKS = re.compile(r"([\\`*_\[\]#|~<>&])")
 
 
@@ -179,10 +180,13 @@ def as_markdown(result: Result, about: Result) -> str:
     if mapping(result.get("plans")).get("searches"):
         lines += [mark(planned(mapping(result["plans"]))), ""]
     months = mapping(result.get("partitions"))
-    rows = [(item["table"], number(item["days_left"], 1), item["gaps"], size(item["bytes"])) for item in map(mapping, items(months.get("tables")))]
-    lines += ["## Audit partitions", "", *_table(("Table", "Days left", "Gaps", "Size"), rows)]
+    rows = [
+        (item["table"], number(item["days_left"], 1), number(item["gaps"]), size(item["bytes"])) for item in map(mapping, items(months.get("tables")))
+    ]
+    lines += ["## Audit partitions", "", *(_table(("Table", "Days left", "Gaps", "Size"), rows) if months else UNKNOWN)]
     rows = [(item["client"], item["events"], item["rejected"], "%s %%" % item["percent"]) for item in map(mapping, items(months.get("rejections")))]
-    lines += ["## Rejected", "", *_table(("Vendor", "Events", "Rejected", "Share"), rows)]
+    known = isinstance(months.get("rejections"), (list, tuple))
+    lines += ["## Rejected", "", *(_table(("Vendor", "Events", "Rejected", "Share"), rows) if known else UNKNOWN)]
     found = [(item["severity"], item["id"], item["object"], item["found"], item["hint"]) for item in map(mapping, items(result.get("findings")))]
     lines += ["## Findings", "", *_table(("Severity", "Id", "Object", "Found", "What to do"), found)]
     return "\n".join(lines).rstrip("\n") + "\n"

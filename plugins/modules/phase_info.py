@@ -471,9 +471,27 @@ connections:
   sample:
     - {side: fhir, service: postgres-fhir, used: 12, usable: 27, max_connections: 30, percent: 44.4, fits: true}
 partitions:
-  description: What O(partitions) tells of the months and of rejections. V(null) when it was not given.
+  description:
+    - What O(partitions) tells of the months and of rejections. V(null) when it was not given.
+    - C(errors) are its findings of months that are missing or will be, C(faults) what else is wrong with the tables.
+    - C(rejections) is V(null) when they could not be read or were not asked for, and so are the figures of a table that could not be read.
   returned: success, and when O(fail_on) makes the module fail
   type: dict
+  sample:
+    days_left: 400.9
+    errors: []
+    faults: []
+    tables:
+      - table: audit.audit_events
+        readable: true
+        days_left: 400.9
+        covered_until: '2028-01-01T00:00:00Z'
+        bytes: 884736
+        gaps: 0
+        partitions:
+          - {name: audit_events_2026_11, bytes: 24576, rows: 0}
+    rejections:
+      - {client_id: vendor-7, client: vendor-7, events: 1204, rejected: 187, percent: 15.5, enough: true}
 sample:
   description: What was measured now, to be kept for O(samples). A figure that could not be read is not in it.
   returned: success, and when O(fail_on) makes the module fail
@@ -538,6 +556,7 @@ from ..module_utils._phase import (
     PhaseError,
     connection_findings,
     coverage,
+    coverage_unread,
     deployed,
     due_steps,
     metric_report,
@@ -739,7 +758,10 @@ def needs_of(
     """Return what is due whatever the phase, each with the reason."""
     needs = {}
     if months and months["errors"]:
-        needs["audit_partitions"] = "audit_partition_info finds %s; partitions for %s days" % (", ".join(months["errors"]), months["days_left"])
+        left = "" if months["days_left"] is None else "; partitions for %s days" % months["days_left"]
+        needs["audit_partitions"] = "audit_partition_info finds %s%s" % (", ".join(months["errors"]), left)
+    if months and months["faults"]:
+        needs["audit_tables"] = "audit_partition_info finds %s, and tells what to do" % ", ".join(months["faults"])
     full = [item for item in used if item["used"] >= item["usable"]]
     if full:
         needs["pools_full"] = ", ".join("%s has %d of %d usable slots taken" % (item["service"], item["used"], item["usable"]) for item in full)
@@ -770,6 +792,8 @@ def passed_on(params: dict[str, Any], facts: Facts) -> tuple[list[Any], list[dic
     if months is None:
         why = str(params["partitions"].get("msg") or "the result of audit_partition_info tells no table")
         facts.miss("the audit partitions", params["audit"]["service"], why)
+    for what, why in coverage_unread(params["partitions"]):
+        facts.miss(what, params["audit"]["service"], why)
     # A module on a host of containers that Compose started: the national phase's own playbooks will ask Kubernetes.
     orchestrator = "docker-compose" if count is not None else ""
     return [replicas_aspect(count), orchestrator_aspect(orchestrator), topology_aspect(topology)], used, months

@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.dghs.bd_fhir.plugins.modules import connection_budget_info, phase_info
+from ansible_collections.dghs.bd_fhir.plugins.modules import audit_partition_info, connection_budget_info, phase_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, SUPERUSER_PASSWORD, Databases
 
 pytestmark = pytest.mark.engine
@@ -303,6 +303,22 @@ def test_a_database_that_is_down_or_refuses(site: Databases, ask: Ask) -> None:
     assert (result["phase"], result["partial"], result["exit_code"], result["sample"].get("resources")) == (None, True, 3, None)
     result = ask(fhir={"database": "auditdb"})
     assert "the schema public of postgres has no tables of HAPI" in json.dumps(result["unread"])
+
+
+def test_audit_tables_that_nobody_may_read(site: Databases, ask: Ask, run: Callable[..., dict[str, Any]]) -> None:
+    """That the rejections can't be read is no news of the months, which are all there, and no vendor is called free of them."""
+    login = {"service": "postgres", "login_user": "assess", "login_password_variable": "FHIR_DB_APP_PASSWORD", "rejection_days": 7}
+    months = run(audit_partition_info, project_dir=str(site.dir), **login, now="2026-12-01T00:00:00Z")
+    assert len(ask(partitions=months)["partitions"]["rejections"]) == 4
+    psql(site, "REVOKE SELECT (outcome) ON audit.audit_events FROM assess", "auditdb")
+    try:
+        months = run(audit_partition_info, project_dir=str(site.dir), **login, now="2026-12-01T00:00:00Z")
+        assert "rejections_unreadable" in ids(months)
+        result = ask(partitions=months)
+        assert unread(result) == "the rejections in audit.audit_events"
+        assert (result["status"], result["due"], result["partitions"]["rejections"]) == ("partial", [], None)
+    finally:
+        psql(site, "GRANT SELECT (outcome) ON audit.audit_events TO assess", "auditdb")
 
 
 def test_a_fresh_restore(site: Databases, ask: Ask) -> None:
