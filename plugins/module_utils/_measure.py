@@ -29,8 +29,8 @@ PAGE_BYTES = 8192
 FIRST_ROWS = 500
 # Clients that are told apart at most.
 MOST_CLIENTS = 20_000
-# Rows that a sample of the audit table looks at, about.
-SAMPLE_ROWS = 20_000
+# Pages of each partition that a sample of the audit table looks at, about.
+SAMPLE_PAGES = 500
 # Statements of the site that are explained, and that are looked at to find so many.
 MOST_SEARCHES = 20
 MOST_STATEMENTS = 200
@@ -130,9 +130,10 @@ SAMPLED = """
 SELECT DISTINCT a.client_id::text AS client FROM {table} a TABLESAMPLE SYSTEM (%(percent)s) REPEATABLE (1)
  WHERE a.client_id IS NOT NULL AND a.{key} >= %(since)s
 """
-PARTITION_ROWS = """
-SELECT coalesce(max(c.reltuples), 0)::float8
-  FROM pg_catalog.pg_partition_tree(%s::regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf
+# By its size of now: what was never analyzed has no rows that anybody knows of. A table without partitions is no tree.
+LARGEST_BYTES = """
+SELECT greatest(pg_catalog.pg_relation_size(%(table)s::regclass), (SELECT max(pg_catalog.pg_relation_size(t.relid))
+  FROM pg_catalog.pg_partition_tree(%(table)s::regclass) t WHERE t.isleaf))
 """
 
 
@@ -552,6 +553,11 @@ def plan_findings(plans: Mapping[str, Any]) -> list[dict[str, Any]]:
 # --- the audit database --------------------------------------------------------------------------------------------
 
 
+def sampled_percent(size: Optional[int]) -> float:
+    """Return which share of its pages is looked at in a table whose largest partition has so many bytes. Pure."""
+    return min(100.0, max(0.01, 100.0 * SAMPLE_PAGES / max(1.0, (size or 0) / PAGE_BYTES)))
+
+
 def read_vendors(look: Look, table: str, key: str, now: datetime, days: int) -> Measure:
     """Return how many clients had traffic in the last days. Raises PostgresError."""
     from psycopg2 import sql
@@ -566,8 +572,8 @@ def read_vendors(look: Look, table: str, key: str, now: datetime, days: int) -> 
         return Measure(float(len(rows)), "index (client_id, %s), the last %d days" % (key, days), quality)
     except NoIndex as exc:
         # Without an index from client to client, a few pages of each month tell who is there, though not that nobody else is.
-        whole = look.session.value(PARTITION_ROWS, ('"%s"."%s"' % (look.schema.replace('"', '""'), table.replace('"', '""')),))
-        percent = min(100.0, max(0.01, 100.0 * SAMPLE_ROWS / max(float(whole or 0), 1.0)))
+        quoted = '"%s"."%s"' % (look.schema.replace('"', '""'), table.replace('"', '""'))
+        percent = sampled_percent(look.session.value(LARGEST_BYTES, {"table": quoted}))
         rows = look.session.rows(sql.SQL(SAMPLED).format(**names), {"percent": percent, "since": since})
         quality = "exact" if percent >= 100 else "at_least"
         return Measure(float(len(rows)), "a sample of %.4g %% of the pages: %s" % (percent, exc), quality)

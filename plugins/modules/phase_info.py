@@ -142,6 +142,11 @@ options:
     type: list
     elements: raw
     default: []
+  samples_unread:
+    description:
+      - Why the samples of earlier runs could not be read. That is told in RV(unread), and not taken for a history that is too short.
+    type: str
+    default: ''
   thresholds:
     description:
       - Limits of the phases. What is not given is the roadmap's.
@@ -813,6 +818,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     thresholds = thresholds_of(given)
     facts = Facts()
     samples, faults = read_samples(params["samples"])
+    if params["samples_unread"]:
+        facts.miss("the samples of earlier runs", "", params["samples_unread"])
     read_databases(module, facts)
     now = facts.now or datetime.now(timezone.utc)
     history = history_of(samples, facts.identity, now)
@@ -821,6 +828,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     built = deployed(aspects)
     found = verdict(thresholds, facts.measures)
     metrics = {name: metric_report(thresholds[name], facts.measures[name], history, now) for name in METRICS}
+    if params["samples_unread"] and not samples:
+        for limit in [limit for metric in metrics.values() for limit in metric["limits"] if limit["confidence"] == "none"]:
+            limit["why"] = "the samples of earlier runs could not be read"
     parts = _plans.partitioning(facts.measures["resources"].value, params["partition_plan"], params["partition_due"], facts.plans["scans"])
     counted = _measure.counted_days(facts.stats_reset, history[0].at if history and facts.identity else None, now)
     if facts.database["fhir"]:
@@ -916,6 +926,7 @@ def main() -> None:
             "partitions": {"type": "dict", "default": {}},
             "replication": {"type": "dict", "default": {}},
             "samples": {"type": "list", "elements": "raw", "default": []},
+            "samples_unread": {"type": "str", "default": ""},
             "thresholds": {"type": "dict", "default": {}, "options": dict.fromkeys(METRICS, limits)},
             "partition_plan": {"type": "int", "default": PARTITION_PLAN},
             "partition_due": {"type": "int", "default": PARTITION_DUE},

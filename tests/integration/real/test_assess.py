@@ -145,6 +145,23 @@ def test_a_file_of_samples_that_was_cut(assess: Runs) -> None:
     assert (len(lines), json.loads(lines[1])["format"]) == (2, 1)
 
 
+def test_samples_that_can_not_be_read_or_kept(assess: Runs) -> None:
+    """It ends well all the same, and says that the sample was not kept and that earlier ones were not read, not that there are too few."""
+    assert "earlier_samples: 0 of this database" in assess()
+    assert assess.samples.parent.stat().st_mode & 0o777 == 0o700
+    assess.samples.unlink()
+    assess.samples.mkdir()
+    assess.samples.parent.chmod(0o751)
+    out = " ".join(assess().split())
+    assert "earlier_samples: 'not read: Source is a directory" in out
+    assert "sample: 'not kept: tee: " in out
+    told = assess.told()
+    assert [item["what"] for item in told["unread"]] == ["the samples of earlier runs"]
+    assert "not enough history" not in json.dumps(told["metrics"])
+    # A place that is there stays as it is.
+    assert assess.samples.parent.stat().st_mode & 0o777 == 0o751
+
+
 def test_a_database_that_is_down_and_one_that_nobody_may_read(assess: Runs) -> None:
     docker("stop", "-t", "0", assess.site.container("postgres-audit"))
     try:

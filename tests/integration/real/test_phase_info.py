@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _measure
 from ansible_collections.dghs.bd_fhir.plugins.modules import audit_partition_info, connection_budget_info, phase_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, SUPERUSER_PASSWORD, Databases
 
@@ -422,14 +423,25 @@ def test_without_pg_stat_statements(site: Databases, ask: Ask) -> None:
         psql(site, "CREATE EXTENSION pg_stat_statements")
 
 
-def test_clients_without_an_index(site: Databases, ask: Ask) -> None:
-    """A site's own audit table may have another index: then a few pages are looked at, and the figure says so."""
+def test_clients_without_an_index(site: Databases, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's own audit table may have another index: then a few pages are looked at, and the figure says so.
+
+    As few of one that was never analyzed, and of one that has no partitions.
+    """
     psql(site, "DROP INDEX audit.audit_events_client_time_idx", "auditdb")
     try:
         metric = ask()["metrics"]["vendors"]
         assert metric["method"].startswith("a sample of 100 % of the pages: no index")
         assert (metric["value"], metric["quality"]) == (3, "exact")
+        monkeypatch.setattr(_measure, "SAMPLE_PAGES", 5)
+        psql(site, "UPDATE pg_class SET reltuples = -1 WHERE relname ~ '^audit_events_'", "auditdb")
+        psql(site, "CREATE TABLE audit.plain AS SELECT * FROM audit.audit_events; GRANT SELECT ON audit.plain TO assess", "auditdb")
+        for table in ("audit_events", "plain"):
+            metric = ask(audit={"table": table})["metrics"]["vendors"]
+            assert 0 < float(metric["method"].split()[3]) < 50
+            assert metric["quality"] == "at_least"
     finally:
+        psql(site, "DROP TABLE IF EXISTS audit.plain; ANALYZE audit.audit_events", "auditdb")
         psql(site, "CREATE INDEX audit_events_client_time_idx ON audit.audit_events (client_id, event_time)", "auditdb")
 
 

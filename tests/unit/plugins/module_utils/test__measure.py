@@ -322,3 +322,10 @@ def test_the_reading_role_gets_every_column_that_is_read() -> None:
             word.split(".")[1].lower() for word in query.replace("(", " ").replace(")", " ").split() if word.startswith("t") and "." in word
         }:
             assert column in script
+
+
+@pytest.mark.parametrize(
+    ("pages", "percent"), [(None, 100.0), (0, 100.0), (500, 100.0), (1000, 50.0), (50_000, 1.0), (50_000_000, 0.01)]
+)
+def test_a_sample_of_the_audit_table_is_small_whatever_is_known_of_its_rows(pages: Optional[int], percent: float) -> None:
+    assert _measure.sampled_percent(pages and pages * _measure.PAGE_BYTES) == percent

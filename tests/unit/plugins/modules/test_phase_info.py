@@ -161,6 +161,14 @@ def test_samples_that_were_damaged(site: Site, ask: Run) -> None:
     assert other["history"]["samples"] == []
 
 
+def test_samples_that_could_not_be_read(site: Site, ask: Run) -> None:
+    """That is no history that is too short: nobody knows how long it is."""
+    result = ask(**HEALTHY, samples=[""], samples_unread="File is not readable")
+    assert [(item["what"], item["why"]) for item in result["unread"]] == [("the samples of earlier runs", "File is not readable")]
+    assert (ids(result), result["status"], result["exit_code"]) == (["figure_unread"], "partial", 3)
+    assert {limit["why"] for metric in result["metrics"].values() for limit in metric["limits"]} == {"the samples of earlier runs could not be read"}
+
+
 def test_what_is_due_and_critical(site: Site, ask: Run) -> None:
     site.figures["resources_per_day"] = 20_000
     pilot = {**HEALTHY, "deployment": {"services": {"hapi": {"replicas": []}}}, "replication": {}}
