@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, Databases, image
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, Databases, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.test_phase_info import AUDIT, EVENTS, HAPI, ROWS
+from ansible_collections.dghs.bd_fhir.tests.integration.real.test_phase_info import AUDIT, EVENTS, HAPI, ROLE, ROWS
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -183,6 +183,17 @@ def test_the_exit_code_and_limits_of_the_sites_own(assess: Runs) -> None:
     assert "phase_behind" in assess(rc=2, bd_fhir_thresholds=limits, bd_fhir_fail_on=["warning"])
     out = assess(rc=2, bd_fhir_thresholds={"vendors": {"pilot_below": 501}})
     assert "vendors is out of order" in out
+
+
+def test_the_role_that_only_reads_is_enough(assess: Runs) -> None:
+    """As docs/assess.md says: nothing is missing, and no superuser's password is used."""
+    for service, database in (("postgres", "fhirdb"), ("postgres-audit", "auditdb")):
+        argv = ["docker", "exec", "-i", "-e", f"ASSESS_PASSWORD={APP_PASSWORD}", assess.site.container(service), "psql", "-XAtq", "-U", "postgres"]
+        subprocess.run([*argv, "-h", "127.0.0.1", "-d", database], input=ROLE.read_text(), capture_output=True, text=True, check=True)
+    assess(bd_fhir_sides=[{**side, "login_user": "assess", "login_password_variable": "FHIR_DB_APP_PASSWORD"} for side in SIDES])
+    told = assess.told()
+    assert (told["unread"], told["partial"], told["metrics"]["vendors"]["value"]) == ([], False, 3)
+    assert told["plans"]["why"] == "pg_stat_statements is not in this database"
 
 
 def test_a_bare_host(assess: Runs, tmp_path: Path) -> None:
