@@ -87,14 +87,14 @@ class Runs:
         hosts = {"fhir_hosts": {"hosts": {"site": {"ansible_connection": "local", "ansible_python_interpreter": interpreter}}}}
         (path / "hosts.yml").write_text(json.dumps(hosts))
 
-    def __call__(self, *args: str, rc: int = 0, **more: Any) -> str:
+    def __call__(self, *args: str, rc: int = 0, through: tuple[str, ...] = (), **more: Any) -> str:
         """Run it; its output, which tells no secret and, without an error, no change."""
         values = {
             "bd_fhir_project_dir": str(self.site.dir), "bd_fhir_sides": SIDES, "bd_fhir_samples_dir": str(self.path / "state"),
             "bd_fhir_report_dir": str(self.reports), "hapi_replicas": 1, **more,
         }  # fmt: skip
         (self.path / "values.json").write_text(json.dumps(values))
-        argv = [PLAYBOOK, "-i", str(self.path / "hosts.yml"), "dghs.bd_fhir.assess", "-e", f"@{self.path}/values.json", *args]
+        argv = [*through, PLAYBOOK, "-i", str(self.path / "hosts.yml"), "dghs.bd_fhir.assess", "-e", f"@{self.path}/values.json", *args]
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(argv, cwd=self.path, env=environment, capture_output=True, text=True, check=False)
         out = done.stdout + done.stderr
@@ -160,6 +160,24 @@ def test_samples_that_can_not_be_read_or_kept(assess: Runs) -> None:
     assert "not enough history" not in json.dumps(told["metrics"])
     # A place that is there stays as it is.
     assert assess.samples.parent.stat().st_mode & 0o777 == 0o751
+
+
+# Whom a directory of somebody else's keeps out, as root's does a user of the group docker.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+
+
+def test_a_user_without_root(assess: Runs) -> None:
+    assess()
+    before = assess.samples.read_text()
+    state = assess.path / "state"
+    state.chmod(0o700)
+    os.chown(state, 65534, 65534)
+    out = " ".join(assess(through=UNPRIVILEGED).split())
+    assert "earlier_samples: 'not read: File is not readable" in out
+    assert "sample: 'not kept: tee: " in out
+    told = assess.told()
+    assert ([item["what"] for item in told["unread"]], told["phase"]) == (["the samples of earlier runs"], "pilot")
+    assert assess.samples.read_text() == before
 
 
 def test_a_database_that_is_down_and_one_that_nobody_may_read(assess: Runs) -> None:
