@@ -11,7 +11,7 @@ that means that there is no index for it. What can't be read is named, and the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional, TypeVar
@@ -29,10 +29,11 @@ PAGE_BYTES = 8192
 FIRST_ROWS = 500
 # Clients that are told apart at most.
 MOST_CLIENTS = 20_000
-# Rows that a sample of the audit table looks at, about.
-SAMPLE_ROWS = 20_000
-# Statements of the site that are explained.
+# Pages of each partition that a sample of the audit table looks at, about.
+SAMPLE_PAGES = 500
+# Statements of the site that are explained, and that are looked at to find so many.
 MOST_SEARCHES = 20
+MOST_STATEMENTS = 200
 # Pages below which the size of an index or the dead rows of a table do not matter.
 SMALL_PAGES = 1000
 BLOATED = 0.5
@@ -90,11 +91,16 @@ SELECT t.relname AS "table", c.relname AS name, i.indisvalid AND i.indisready AS
  ORDER BY t.relname, c.relname
 """
 WIDTHS = 'SELECT tablename AS "table", attname AS name, avg_width AS width FROM pg_catalog.pg_stats WHERE schemaname = %s AND tablename LIKE %s'
+# Whoever may become such a role counts as one.
+MIGHTY = """
+SELECT bool_or(r.rolsuper OR r.rolcreaterole OR r.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+  FROM pg_catalog.pg_roles r WHERE pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
+"""
 EXTENSION = """
 SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'
 """
 STATEMENTS = """
-SELECT query, sum(calls)::bigint AS calls, sum(total_exec_time) / greatest(sum(calls), 1) AS mean_ms
+SELECT query, min(queryid)::text AS queryid, sum(calls)::bigint AS calls, sum(total_exec_time) / greatest(sum(calls), 1) AS mean_ms
   FROM {}.pg_stat_statements
  WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
    AND query ~* '^\\s*select\\s+(count\\s*\\(\\s*)?(distinct\\s+)?t\\d+\\.' AND query ~* '\\mhfj_'
@@ -124,9 +130,10 @@ SAMPLED = """
 SELECT DISTINCT a.client_id::text AS client FROM {table} a TABLESAMPLE SYSTEM (%(percent)s) REPEATABLE (1)
  WHERE a.client_id IS NOT NULL AND a.{key} >= %(since)s
 """
-PARTITION_ROWS = """
-SELECT coalesce(max(c.reltuples), 0)::float8
-  FROM pg_catalog.pg_partition_tree(%s::regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf
+# By its size of now: what was never analyzed has no rows that anybody knows of. A table without partitions is no tree.
+LARGEST_BYTES = """
+SELECT greatest(pg_catalog.pg_relation_size(%(table)s::regclass), (SELECT max(pg_catalog.pg_relation_size(t.relid))
+  FROM pg_catalog.pg_partition_tree(%(table)s::regclass) t WHERE t.isleaf))
 """
 
 
@@ -181,6 +188,8 @@ class Look:
 def begin(session: Session, lock_seconds: int) -> None:
     """Let a session only read, wait for no lock for long, and read no table whole where there is an index."""
     session.execute("SET default_transaction_read_only = on")
+    # Whoever may create in another schema could put an operator there that fits better, and it would run as us.
+    session.execute("SET search_path = pg_catalog")
     session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", ("%ds" % lock_seconds,))
     session.execute("SET max_parallel_workers_per_gather = 0")
     session.execute("SET jit = off")
@@ -404,36 +413,57 @@ def counted_days(stats_reset: Optional[datetime], oldest_sample: Optional[dateti
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-def read_searches(look: Look) -> tuple[list[dict[str, Any]], str]:
-    """Return the searches to explain and where they come from. Raises PostgresError."""
+@dataclass(frozen=True)
+class Searches:
+    """The searches to explain, where they come from, and why not from the site itself. No text of a statement is told: it may hold anything."""
+
+    items: list[dict[str, Any]]
+    source: str = "default"
+    why: str = ""
+
+
+def read_searches(look: Look, known: Collection[str]) -> Searches:
+    """Return the searches to explain. known: the tables that they may name. Raises PostgresError."""
     from psycopg2 import sql
 
+    default = [
+        {"name": name, "query": query, "queryid": None, "tables": list(_plans.tables_of(query, known) or ()), "calls": None, "mean_ms": None}
+        for name, query in _plans.DEFAULT_SEARCHES
+    ]
+    if look.session.value(MIGHTY):
+        return Searches(default, why="a superuser, or who may become one, plans no statement of others: log in as a role that only reads")
     schema = look.session.value(EXTENSION)
-    default = [{"name": name, "query": query, "calls": None, "mean_ms": None} for name, query in _plans.DEFAULT_SEARCHES]
     if schema is None:
-        return default, "default"
+        return Searches(default, why="pg_stat_statements is not in this database")
     named = sql.Identifier(schema)
     try:
-        rows = look.session.rows(sql.SQL(STATEMENTS).format(named), (MOST_SEARCHES,))
+        rows = look.session.rows(sql.SQL(STATEMENTS).format(named), (MOST_STATEMENTS,))
         hidden = not rows and look.session.value(sql.SQL(HIDDEN).format(named))
     except PostgresError as exc:
         if exc.kind == "lost":
             raise
         look.missing("the site's own searches", str(exc))
-        return default, "default"
+        return Searches(default, why="pg_stat_statements could not be read")
     if hidden:
         look.missing("the site's own searches", "pg_stat_statements hides the statements of others from this role: GRANT pg_read_all_stats to it")
-    own = [
-        {"name": "", "query": row["query"], "calls": row["calls"], "mean_ms": round(float(row["mean_ms"]), 3)}
-        for row in rows
-        if _plans.searchable(row["query"])
-    ]
-    return (own, "pg_stat_statements") if own else (default, "default")
+        return Searches(default, why="pg_stat_statements hides them")
+    own = []
+    for row in rows:
+        tables = _plans.tables_of(row["query"], known)
+        if tables:
+            name = "query %s (%s)" % (row["queryid"], ", ".join(tables))
+            own.append({**row, "name": name, "tables": list(tables), "mean_ms": round(float(row["mean_ms"]), 3)})
+    if own:
+        return Searches(own[:MOST_SEARCHES], "pg_stat_statements")
+    why = "pg_stat_statements has none yet"
+    if rows:
+        why = "none of %d statements is surely a search of HAPI: they hold literals, or name something else" % len(rows)
+    return Searches(default, why=why)
 
 
-def explain(look: Look, query: str) -> Any:
+def explain(look: Look, query: str, known: Collection[str]) -> Any:
     """Return the generic plan of a statement with parameters. Nothing is run. Raises PostgresError."""
-    text, count = _plans.prepared(query)
+    text, count = _plans.prepared(query, look.schema, known)
     session = look.session
     # psycopg2 leaves a percent sign alone when it is given no parameters.
     session.execute("PREPARE bd_fhir_search AS " + text)
@@ -464,31 +494,27 @@ def catalog(
 
 def read_plans(look: Look, tables: Mapping[str, _plans.Table], columns: Mapping[str, Sequence[str]], large: float) -> dict[str, Any]:
     """Return the plans of searches and what is wrong with them. Raises PostgresError when the session is lost."""
-    from psycopg2 import sql
-
-    searches, source = read_searches(look)
+    searches = read_searches(look, columns)
     session = look.session
     # As HAPI's own sessions plan.
     for name in ("enable_seqscan", "enable_sort", "max_parallel_workers_per_gather", "jit"):
         session.execute("RESET " + name)
     session.execute("SET plan_cache_mode = force_generic_plan")
-    session.execute(sql.SQL("SET search_path = {}, pg_catalog").format(sql.Identifier(look.schema)))
     reports = []
     scans: list[_plans.Scan] = []
-    for search in searches:
-        label = search["name"] or search["query"][:120]
+    for search in searches.items:
         try:
-            answer = explain(look, search["query"])
+            answer = explain(look, search["query"], columns)
             bad = _plans.judge_plan(answer, tables, columns, large)
         except (PostgresError, ValueError) as exc:
             if isinstance(exc, PostgresError) and exc.kind == "lost":
                 raise
-            look.missing("the plan of %s" % label, str(exc))
+            look.missing("the plan of %s" % search["name"], str(exc))
             continue
         scans += bad
         reports.append(
             {
-                **search,
+                **{key: value for key, value in search.items() if key != "query"},
                 "cost": round(_plans.cost(answer), 2),
                 "scans": [
                     {
@@ -503,7 +529,7 @@ def read_plans(look: Look, tables: Mapping[str, _plans.Table], columns: Mapping[
                 ],
             }
         )
-    return {"source": source, "searches": reports, "scans": scans}
+    return {"source": searches.source, "why": searches.why, "searches": reports, "scans": scans}
 
 
 def plan_findings(plans: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -515,10 +541,9 @@ def plan_findings(plans: Mapping[str, Any]) -> list[dict[str, Any]]:
             if (item["table"], item["reason"]) in seen:
                 continue
             seen.add((item["table"], item["reason"]))
-            label = search["name"] or search["query"][:120]
             found.append(
                 finding(
-                    "search_reads_table", "warning", item["table"], "an index, for the search: %s" % label,
+                    "search_reads_table", "warning", item["table"], "an index, for the search: %s" % search["name"],
                     "a sequential scan, because of %s: %s" % (item["reason"], item["detail"]), item["hint"],
                 )
             )  # fmt: skip
@@ -526,6 +551,11 @@ def plan_findings(plans: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 # --- the audit database --------------------------------------------------------------------------------------------
+
+
+def sampled_percent(size: Optional[int]) -> float:
+    """Return which share of its pages is looked at in a table whose largest partition has so many bytes. Pure."""
+    return min(100.0, max(0.01, 100.0 * SAMPLE_PAGES / max(1.0, (size or 0) / PAGE_BYTES)))
 
 
 def read_vendors(look: Look, table: str, key: str, now: datetime, days: int) -> Measure:
@@ -542,8 +572,8 @@ def read_vendors(look: Look, table: str, key: str, now: datetime, days: int) -> 
         return Measure(float(len(rows)), "index (client_id, %s), the last %d days" % (key, days), quality)
     except NoIndex as exc:
         # Without an index from client to client, a few pages of each month tell who is there, though not that nobody else is.
-        whole = look.session.value(PARTITION_ROWS, ('"%s"."%s"' % (look.schema.replace('"', '""'), table.replace('"', '""')),))
-        percent = min(100.0, max(0.01, 100.0 * SAMPLE_ROWS / max(float(whole or 0), 1.0)))
+        quoted = '"%s"."%s"' % (look.schema.replace('"', '""'), table.replace('"', '""'))
+        percent = sampled_percent(look.session.value(LARGEST_BYTES, {"table": quoted}))
         rows = look.session.rows(sql.SQL(SAMPLED).format(**names), {"percent": percent, "since": since})
         quality = "exact" if percent >= 100 else "at_least"
         return Measure(float(len(rows)), "a sample of %.4g %% of the pages: %s" % (percent, exc), quality)

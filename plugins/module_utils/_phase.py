@@ -265,6 +265,8 @@ def due_steps(level: Optional[int], aspects: Sequence[Aspect], needs: Mapping[st
     steps = []
     if needs.get("audit_partitions"):
         steps.append(step("make the months of the audit tables", "error", needs["audit_partitions"], "maintain_audit_partitions"))
+    if needs.get("audit_tables"):
+        steps.append(step("put the audit tables right", "error", needs["audit_tables"], None))
     if needs.get("pools_full"):
         steps.append(step("make room for connections", "error", needs["pools_full"], "tune_pools"))
     elif needs.get("pools"):
@@ -384,29 +386,65 @@ def connection_findings(used: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return found
 
 
+# What audit_partition_info finds of months that are missing, or will be: maintain_audit_partitions makes them, or tells what is in its way.
+MONTHS = frozenset((
+    "coverage_gap", "horizon_short", "default_rows", "partition_detached", "partition_overlap", "detach_pending", "name_taken",
+))  # fmt: skip
+# What it finds when it could not look: that is no news of the months.
+UNREADABLE = {
+    "table_unreadable": "the audit table %s",
+    "default_unreadable": "the rows in the default partition %s",
+    "rejections_unreadable": "the rejections in %s",
+}
+
+
+def coverage_unread(partitions: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what audit_partition_info itself could not read, each with the reason."""
+    found = [item for item in partitions.get("findings") or [] if item.get("id") in UNREADABLE]
+    unread = [(UNREADABLE[item["id"]] % item.get("object"), str(item.get("found"))) for item in found]
+    told = {item.get("object") for item in found if item["id"] == "table_unreadable"}
+    for item in partitions.get("tables") or []:
+        name = "%s.%s" % (item.get("schema"), item.get("table"))
+        if item.get("readable") is False and name not in told:
+            unread.append((UNREADABLE["table_unreadable"] % name, "audit_partition_info could not read it"))
+    return unread
+
+
 def coverage(partitions: Mapping[str, Any]) -> Optional[dict[str, Any]]:
-    """Return what audit_partition_info tells of the months; None when it told nothing."""
+    """Return what audit_partition_info tells of the months; None when it told nothing.
+
+    errors are those of the months, faults the others. What could not be read is None, never nothing.
+    """
     tables = partitions.get("tables")
     if not tables:
         return None
-    return {
-        "days_left": partitions.get("days_left"),
-        "errors": sorted({item["id"] for item in partitions.get("findings") or [] if item.get("severity") == "error"}),
-        "tables": [
+    errors = {item["id"] for item in partitions.get("findings") or [] if item.get("severity") == "error"} - set(UNREADABLE)
+    counted = partitions.get("rejection_rates")
+    if any(item.get("id") == "rejections_unreadable" for item in partitions.get("findings") or []):
+        counted = None
+    reports = []
+    for item in tables:
+        seen = item.get("readable") is not False
+        reports.append(
             {
                 "table": "%s.%s" % (item.get("schema"), item.get("table")),
                 "readable": item.get("readable"),
-                "days_left": item.get("days_left"),
+                "days_left": item.get("days_left") if seen else None,
                 "covered_until": item.get("covered_until"),
-                "bytes": item.get("bytes"),
-                "gaps": len(item.get("gaps") or []),
+                "bytes": item.get("bytes") if seen else None,
+                "gaps": len(item.get("gaps") or []) if seen else None,
                 "partitions": [
                     {"name": part.get("name"), "bytes": part.get("bytes"), "rows": part.get("rows")} for part in item.get("partitions") or []
                 ],
             }
-            for item in tables
-        ],
-        "rejections": [dict(item) for item in partitions.get("rejection_rates") or []],
+        )
+    return {
+        # Of all of them only when all were read.
+        "days_left": partitions.get("days_left") if all(item["readable"] is not False for item in reports) else None,
+        "errors": sorted(errors & MONTHS),
+        "faults": sorted(errors - MONTHS),
+        "tables": reports,
+        "rejections": None if counted is None else [dict(item) for item in counted],
     }
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Optional
 
-from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, load_of, mapping, number, size, what_next
+from ._phase_report import LABELS, LEVELS, STATUS, Result, ahead, day, figure, headline, items, load_of, mapping, number, planned, size, what_next
 
 STYLE = """
 :root{color-scheme:light dark;--back:#f6f7f9;--card:#fff;--ink:#1a1d21;--soft:#5a6472;--line:#d9dee5;--blue:#1f5fbf;--track:#e6eaf0;
@@ -303,14 +303,12 @@ def _tables(result: Result) -> str:
     for search in map(mapping, items(plans.get("searches"))):
         for scan in map(mapping, items(search.get("scans"))):
             lines.append(
-                (esc(search.get("name") or search.get("query")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"]))
+                (esc(search.get("name")), esc(scan["table"]), esc(scan["reason"]), esc(scan["detail"]), esc(scan["hint"]))
             )
     told = ""
     if plans.get("searches"):
         told = "<h3>Searches that read a table whole</h3>" + table(("Search", "Table", "Reason", "Found", "What to do"), lines)
-        told += '<p class="soft small">%d plans of %s.</p>' % (
-            len(items(plans.get("searches"))), "the site's own searches" if plans.get("source") == "pg_stat_statements" else "a default set",
-        )  # fmt: skip
+        told += '<p class="soft small">%s</p>' % esc(planned(plans))
     return section("HAPI's tables", note, bars(rows, most), told)
 
 
@@ -320,6 +318,9 @@ def _partitions(result: Result) -> str:
         return section("Audit partitions", '<p class="soft">Not known.</p>')
     out = []
     for item in map(mapping, items(mapping(months).get("tables"))):
+        if item.get("readable") is False:
+            out.append('<h3>%s</h3><p class="soft">Not known.</p>' % esc(item.get("table")))
+            continue
         parts = [mapping(part) for part in items(item.get("partitions"))]
         filled = [part for part in parts if (part.get("rows") or 0) > 0 or (part.get("bytes") or 0) > 1_000_000][-18:]
         most = max((float(part.get("bytes") or 0) for part in filled), default=0.0)
@@ -341,8 +342,11 @@ def _partitions(result: Result) -> str:
 
 
 def _rejections(result: Result) -> str:
+    found = mapping(result.get("partitions")).get("rejections")
+    if not isinstance(found, (list, tuple)):
+        return section("Rejected, by vendor", '<p class="soft">Not known.</p>')
     rows = []
-    for item in map(mapping, items(mapping(result.get("partitions")).get("rejections"))[:25]):
+    for item in map(mapping, found[:25]):
         few = "" if item.get("enough") else ", too few to judge"
         kind = "warning" if item.get("enough") and float(item["percent"]) >= 10 else ""
         text = "%s %%, %s of %s%s" % (item["percent"], number(item["rejected"]), number(item["events"]), few)

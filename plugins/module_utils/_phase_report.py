@@ -110,6 +110,12 @@ def what_next(result: Result) -> str:
     return "%s: %s, because %s.%s" % (when, step.get("what"), step.get("why"), how)
 
 
+def planned(plans: Result) -> str:
+    """Return in a sentence which searches were planned."""
+    whose = "the site's own searches" if plans.get("source") == "pg_stat_statements" else "a default set"
+    return "%d plans of %s%s." % (len(items(plans.get("searches"))), whose, ": %s" % plans["why"] if plans.get("why") else "")
+
+
 # --- JSON ----------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +127,7 @@ def as_json(result: Result, about: Result) -> str:
 
 # --- Markdown ------------------------------------------------------------------------------------------------------
 
+UNKNOWN = ("Not known.", "")
 _MARKS = re.compile(r"([\\`*_\[\]#|~<>&])")
 
 
@@ -170,11 +177,16 @@ def as_markdown(result: Result, about: Result) -> str:
     lines += ["## Tables", "", *_table(("Table", "Rows", "Size", "Dead"), rows)]
     parts = mapping(result.get("partitioning"))
     lines += ["Partitioning: %s, %s." % (mark(parts.get("state", "unknown")), mark(parts.get("why", ""))), ""]
+    if mapping(result.get("plans")).get("searches"):
+        lines += [mark(planned(mapping(result["plans"]))), ""]
     months = mapping(result.get("partitions"))
-    rows = [(item["table"], number(item["days_left"], 1), item["gaps"], size(item["bytes"])) for item in map(mapping, items(months.get("tables")))]
-    lines += ["## Audit partitions", "", *_table(("Table", "Days left", "Gaps", "Size"), rows)]
+    rows = [
+        (item["table"], number(item["days_left"], 1), number(item["gaps"]), size(item["bytes"])) for item in map(mapping, items(months.get("tables")))
+    ]
+    lines += ["## Audit partitions", "", *(_table(("Table", "Days left", "Gaps", "Size"), rows) if months else UNKNOWN)]
     rows = [(item["client"], item["events"], item["rejected"], "%s %%" % item["percent"]) for item in map(mapping, items(months.get("rejections")))]
-    lines += ["## Rejected", "", *_table(("Vendor", "Events", "Rejected", "Share"), rows)]
+    known = isinstance(months.get("rejections"), (list, tuple))
+    lines += ["## Rejected", "", *(_table(("Vendor", "Events", "Rejected", "Share"), rows) if known else UNKNOWN)]
     found = [(item["severity"], item["id"], item["object"], item["found"], item["hint"]) for item in map(mapping, items(result.get("findings")))]
     lines += ["## Findings", "", *_table(("Severity", "Id", "Object", "Found", "What to do"), found)]
     return "\n".join(lines).rstrip("\n") + "\n"

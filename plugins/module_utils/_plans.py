@@ -15,7 +15,7 @@ generic plan does not look at. That works from PostgreSQL 12 on; EXPLAIN (GENERI
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -59,6 +59,20 @@ DEFAULT_SEARCHES: tuple[tuple[str, str], ...] = (
 
 # What HAPI's SearchBuilder makes, and no other statement of HAPI: it names its tables t0, t1, …
 SEARCH = re.compile(r"^\s*select\s+(count\s*\(\s*)?(distinct\s+)?t\d+\.", re.IGNORECASE)
+# Such a statement has words, parameters and comparisons. A text or a number of its own is none of it: it could be a patient's.
+_PIECE = re.compile(r"\s+|/\*, \.\.\. \*/|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<parameter>\$\d+)|(?P<sign><>|!=|<=|>=|[(),.*=<>])")
+_ALIAS = re.compile(r"t\d+\Z")
+_KEYWORDS = frozenset((
+    "select", "distinct", "from", "where", "and", "or", "not", "in", "like", "ilike", "escape", "between", "is", "null", "true", "false", "inner",
+    "left", "right", "full", "outer", "cross", "join", "on", "as", "order", "by", "group", "having", "asc", "desc", "nulls", "first", "last",
+    "limit", "offset", "fetch", "next", "row", "rows", "only", "union", "all", "any", "exists", "case", "when", "then", "else", "end",
+))  # fmt: skip
+# What may stand before a bracket. Of functions only these: whatever else is called could be anybody's, and runs while it is planned.
+_BEFORE_BRACKET = frozenset((
+    "select", "from", "where", "and", "or", "not", "in", "like", "between", "join", "on", "as", "by", "having", "union", "all", "any", "exists",
+    "when", "then", "else",
+))  # fmt: skip
+_FUNCTIONS = frozenset(("count", "min", "max", "coalesce", "upper", "lower"))
 _FETCH = re.compile(r"fetch\s+first\s+\$\d+\s+rows\s+only", re.IGNORECASE)
 _PARAMETER = re.compile(r"\$(\d+)")
 # A parameter there would let the planner assume a tenth of all rows. HAPI asks for a page and some more.
@@ -119,14 +133,54 @@ class Scan:
     detail: str
 
 
-def searchable(text: str) -> bool:
-    """Tell whether a statement is a search of HAPI that can be prepared: one statement."""
-    return bool(SEARCH.match(text)) and ";" not in text.strip().rstrip(";")
+def tables_of(text: str, known: Collection[str]) -> Optional[tuple[str, ...]]:
+    """Return the tables of a statement, None when it is no search of HAPI that may be planned.
+
+    known: the tables of HAPI. A statement may name them, columns of theirs by an alias, parameters and a few functions of PostgreSQL's own,
+    and nothing else: no other table, no view, no function or operator of somebody else, no literal, no second statement.
+    """
+    text = text.strip()
+    if not SEARCH.match(text):
+        return None
+    found: list[str] = []
+    pieces: list[tuple[str, str]] = []
+    place = 0
+    while place < len(text):
+        match = _PIECE.match(text, place)
+        if not match:
+            return None
+        place = match.end()
+        if match.lastgroup:
+            pieces.append((match.lastgroup, match.group().lower()))
+    for number, (kind, piece) in enumerate(pieces):
+        before = pieces[number - 1][1] if number else ""
+        after = pieces[number + 1][1] if number + 1 < len(pieces) else ""
+        # Only a column of an alias: no other schema.
+        if piece == "." and (not _ALIAS.match(before) or (number > 1 and pieces[number - 2][1] == ".")):
+            return None
+        if kind != "word" or before == ".":
+            # A column before a bracket would be a call.
+            if kind == "word" and after == "(":
+                return None
+            continue
+        if after == "(":
+            if piece not in _BEFORE_BRACKET and piece not in _FUNCTIONS:
+                return None
+        elif piece in known and piece not in _KEYWORDS:
+            found.append(piece)
+        elif not _ALIAS.match(piece) and piece not in _KEYWORDS:
+            return None
+    return tuple(dict.fromkeys(found)) or None
 
 
-def prepared(text: str) -> tuple[str, int]:
-    """Return a statement with a page's size for its limit, and how many parameters it then has."""
-    text = _FETCH.sub("fetch first %d rows only" % PAGE, text.strip().rstrip(";"))
+def prepared(text: str, schema: str, known: Collection[str]) -> tuple[str, int]:
+    """Return a statement that tables_of() takes, to be planned where only pg_catalog is searched, and how many parameters it has.
+
+    Its tables get their schema, and its limit a page's size.
+    """
+    text = _FETCH.sub("fetch first %d rows only" % PAGE, text.strip())
+    quoted = '"%s".' % schema.replace('"', '""')
+    text = re.sub(r"(?<!\.)\b[A-Za-z_][A-Za-z0-9_]*", lambda word: quoted * (word.group().lower() in known) + word.group(), text)
     return text, max((int(number) for number in _PARAMETER.findall(text)), default=0)
 
 

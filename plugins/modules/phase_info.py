@@ -52,7 +52,8 @@ options:
         default: public
       login_user:
         description:
-          - User to log in with. A superuser, or the role that C(playbooks/files/assess_role.sql) makes.
+          - User to log in with. The role that C(playbooks/files/assess_role.sql) makes, or a superuser. For a superuser only the default set
+            of searches is planned, since planning a statement of others can run a function of others.
         type: str
         default: postgres
       login_password:
@@ -141,6 +142,11 @@ options:
     type: list
     elements: raw
     default: []
+  samples_unread:
+    description:
+      - Why the samples of earlier runs could not be read. That is told in RV(unread), and not taken for a history that is too short.
+    type: str
+    default: ''
   thresholds:
     description:
       - Limits of the phases. What is not given is the roadmap's.
@@ -408,12 +414,25 @@ partitioning:
   sample: {state: 'no', why: '412,000 resources, fewer than 5,000,000'}
 plans:
   description:
-    - The plans of searches, those of the site where C(pg_stat_statements) is there (C(source)), else of a default set.
+    - The plans of searches, those of the site where C(pg_stat_statements) is there and O(fhir.login_user) can't become a superuser, else of a
+      default set (C(source), and C(why) it is the default set).
+    - A search of the site is told by its C(queryid) and its C(tables). Its text is not, since it may hold a value that was searched for. One
+      with a literal, with a function that is not on a short list, or with a table that is not HAPI's, is not planned.
     - Each has the tables that it reads whole though it should not (C(scans)) with the reason, V(stale_statistics), V(large_or),
       V(missing_index), V(unselective) or V(table_size).
   returned: success, and when O(fail_on) makes the module fail
   type: dict
-  sample: {source: default, searches: []}
+  sample:
+    source: pg_stat_statements
+    why: ''
+    searches:
+      - name: query 5710221973651983411 (hfj_spidx_token)
+        queryid: '5710221973651983411'
+        tables: [hfj_spidx_token]
+        calls: 12
+        mean_ms: 41.2
+        cost: 13684.2
+        scans: []
 databases:
   description: Both databases, V(null) for one that could not be read.
   returned: success, and when O(fail_on) makes the module fail
@@ -457,9 +476,27 @@ connections:
   sample:
     - {side: fhir, service: postgres-fhir, used: 12, usable: 27, max_connections: 30, percent: 44.4, fits: true}
 partitions:
-  description: What O(partitions) tells of the months and of rejections. V(null) when it was not given.
+  description:
+    - What O(partitions) tells of the months and of rejections. V(null) when it was not given.
+    - C(errors) are its findings of months that are missing or will be, C(faults) what else is wrong with the tables.
+    - C(rejections) is V(null) when they could not be read or were not asked for, and so are the figures of a table that could not be read.
   returned: success, and when O(fail_on) makes the module fail
   type: dict
+  sample:
+    days_left: 400.9
+    errors: []
+    faults: []
+    tables:
+      - table: audit.audit_events
+        readable: true
+        days_left: 400.9
+        covered_until: '2028-01-01T00:00:00Z'
+        bytes: 884736
+        gaps: 0
+        partitions:
+          - {name: audit_events_2026_11, bytes: 24576, rows: 0}
+    rejections:
+      - {client_id: vendor-7, client: vendor-7, events: 1204, rejected: 187, percent: 15.5, enough: true}
 sample:
   description: What was measured now, to be kept for O(samples). A figure that could not be read is not in it.
   returned: success, and when O(fail_on) makes the module fail
@@ -524,6 +561,7 @@ from ..module_utils._phase import (
     PhaseError,
     connection_findings,
     coverage,
+    coverage_unread,
     deployed,
     due_steps,
     metric_report,
@@ -571,7 +609,7 @@ class Facts:
         self.tables: list[dict[str, Any]] = []
         self.indexes: list[dict[str, Any]] = []
         self.raw_indexes: list[dict[str, Any]] = []
-        self.plans: dict[str, Any] = {"source": "", "searches": [], "scans": []}
+        self.plans: dict[str, Any] = {"source": "", "why": "", "searches": [], "scans": []}
         self.now: Optional[datetime] = None
         self.stats_reset: Optional[datetime] = None
 
@@ -725,7 +763,10 @@ def needs_of(
     """Return what is due whatever the phase, each with the reason."""
     needs = {}
     if months and months["errors"]:
-        needs["audit_partitions"] = "audit_partition_info finds %s; partitions for %s days" % (", ".join(months["errors"]), months["days_left"])
+        left = "" if months["days_left"] is None else "; partitions for %s days" % months["days_left"]
+        needs["audit_partitions"] = "audit_partition_info finds %s%s" % (", ".join(months["errors"]), left)
+    if months and months["faults"]:
+        needs["audit_tables"] = "audit_partition_info finds %s, and tells what to do" % ", ".join(months["faults"])
     full = [item for item in used if item["used"] >= item["usable"]]
     if full:
         needs["pools_full"] = ", ".join("%s has %d of %d usable slots taken" % (item["service"], item["used"], item["usable"]) for item in full)
@@ -756,6 +797,8 @@ def passed_on(params: dict[str, Any], facts: Facts) -> tuple[list[Any], list[dic
     if months is None:
         why = str(params["partitions"].get("msg") or "the result of audit_partition_info tells no table")
         facts.miss("the audit partitions", params["audit"]["service"], why)
+    for what, why in coverage_unread(params["partitions"]):
+        facts.miss(what, params["audit"]["service"], why)
     # A module on a host of containers that Compose started: the national phase's own playbooks will ask Kubernetes.
     orchestrator = "docker-compose" if count is not None else ""
     return [replicas_aspect(count), orchestrator_aspect(orchestrator), topology_aspect(topology)], used, months
@@ -775,6 +818,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     thresholds = thresholds_of(given)
     facts = Facts()
     samples, faults = read_samples(params["samples"])
+    if params["samples_unread"]:
+        facts.miss("the samples of earlier runs", "", params["samples_unread"])
     read_databases(module, facts)
     now = facts.now or datetime.now(timezone.utc)
     history = history_of(samples, facts.identity, now)
@@ -783,6 +828,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     built = deployed(aspects)
     found = verdict(thresholds, facts.measures)
     metrics = {name: metric_report(thresholds[name], facts.measures[name], history, now) for name in METRICS}
+    if params["samples_unread"] and not samples:
+        for limit in [limit for metric in metrics.values() for limit in metric["limits"] if limit["confidence"] == "none"]:
+            limit["why"] = "the samples of earlier runs could not be read"
     parts = _plans.partitioning(facts.measures["resources"].value, params["partition_plan"], params["partition_due"], facts.plans["scans"])
     counted = _measure.counted_days(facts.stats_reset, history[0].at if history and facts.identity else None, now)
     if facts.database["fhir"]:
@@ -829,7 +877,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "partial": partial,
         "unread": facts.unread,
         "partitioning": parts,
-        "plans": {"source": facts.plans["source"], "searches": facts.plans["searches"]},
+        "plans": {name: facts.plans[name] for name in ("source", "why", "searches")},
         "databases": facts.database,
         "tables": facts.tables,
         "indexes": [item for item in facts.indexes if not item["valid"] or item["bytes"] >= LARGE_INDEX],
@@ -878,6 +926,7 @@ def main() -> None:
             "partitions": {"type": "dict", "default": {}},
             "replication": {"type": "dict", "default": {}},
             "samples": {"type": "list", "elements": "raw", "default": []},
+            "samples_unread": {"type": "str", "default": ""},
             "thresholds": {"type": "dict", "default": {}, "options": dict.fromkeys(METRICS, limits)},
             "partition_plan": {"type": "int", "default": PARTITION_PLAN},
             "partition_due": {"type": "int", "default": PARTITION_DUE},

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, Databases, image
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, Databases, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.test_phase_info import AUDIT, EVENTS, HAPI, ROWS
+from ansible_collections.dghs.bd_fhir.tests.integration.real.test_phase_info import AUDIT, EVENTS, HAPI, ROLE, ROWS
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
@@ -87,14 +87,14 @@ class Runs:
         hosts = {"fhir_hosts": {"hosts": {"site": {"ansible_connection": "local", "ansible_python_interpreter": interpreter}}}}
         (path / "hosts.yml").write_text(json.dumps(hosts))
 
-    def __call__(self, *args: str, rc: int = 0, **more: Any) -> str:
+    def __call__(self, *args: str, rc: int = 0, through: tuple[str, ...] = (), **more: Any) -> str:
         """Run it; its output, which tells no secret and, without an error, no change."""
         values = {
             "bd_fhir_project_dir": str(self.site.dir), "bd_fhir_sides": SIDES, "bd_fhir_samples_dir": str(self.path / "state"),
             "bd_fhir_report_dir": str(self.reports), "hapi_replicas": 1, **more,
         }  # fmt: skip
         (self.path / "values.json").write_text(json.dumps(values))
-        argv = [PLAYBOOK, "-i", str(self.path / "hosts.yml"), "dghs.bd_fhir.assess", "-e", f"@{self.path}/values.json", *args]
+        argv = [*through, PLAYBOOK, "-i", str(self.path / "hosts.yml"), "dghs.bd_fhir.assess", "-e", f"@{self.path}/values.json", *args]
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(argv, cwd=self.path, env=environment, capture_output=True, text=True, check=False)
         out = done.stdout + done.stderr
@@ -145,6 +145,41 @@ def test_a_file_of_samples_that_was_cut(assess: Runs) -> None:
     assert (len(lines), json.loads(lines[1])["format"]) == (2, 1)
 
 
+def test_samples_that_can_not_be_read_or_kept(assess: Runs) -> None:
+    """It ends well all the same, and says that the sample was not kept and that earlier ones were not read, not that there are too few."""
+    assert "earlier_samples: 0 of this database" in assess()
+    assert assess.samples.parent.stat().st_mode & 0o777 == 0o700
+    assess.samples.unlink()
+    assess.samples.mkdir()
+    assess.samples.parent.chmod(0o751)
+    out = " ".join(assess().split())
+    assert "earlier_samples: 'not read: Source is a directory" in out
+    assert "sample: 'not kept: tee: " in out
+    told = assess.told()
+    assert [item["what"] for item in told["unread"]] == ["the samples of earlier runs"]
+    assert "not enough history" not in json.dumps(told["metrics"])
+    # A place that is there stays as it is.
+    assert assess.samples.parent.stat().st_mode & 0o777 == 0o751
+
+
+# Whom a directory of somebody else's keeps out, as root's does a user of the group docker.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+
+
+def test_a_user_without_root(assess: Runs) -> None:
+    assess()
+    before = assess.samples.read_text()
+    state = assess.path / "state"
+    state.chmod(0o700)
+    os.chown(state, 65534, 65534)
+    out = " ".join(assess(through=UNPRIVILEGED).split())
+    assert "earlier_samples: 'not read: File is not readable" in out
+    assert "sample: 'not kept: tee: " in out
+    told = assess.told()
+    assert ([item["what"] for item in told["unread"]], told["phase"]) == (["the samples of earlier runs"], "pilot")
+    assert assess.samples.read_text() == before
+
+
 def test_a_database_that_is_down_and_one_that_nobody_may_read(assess: Runs) -> None:
     docker("stop", "-t", "0", assess.site.container("postgres-audit"))
     try:
@@ -166,6 +201,17 @@ def test_the_exit_code_and_limits_of_the_sites_own(assess: Runs) -> None:
     assert "phase_behind" in assess(rc=2, bd_fhir_thresholds=limits, bd_fhir_fail_on=["warning"])
     out = assess(rc=2, bd_fhir_thresholds={"vendors": {"pilot_below": 501}})
     assert "vendors is out of order" in out
+
+
+def test_the_role_that_only_reads_is_enough(assess: Runs) -> None:
+    """As docs/assess.md says: nothing is missing, and no superuser's password is used."""
+    for service, database in (("postgres", "fhirdb"), ("postgres-audit", "auditdb")):
+        argv = ["docker", "exec", "-i", "-e", f"ASSESS_PASSWORD={APP_PASSWORD}", assess.site.container(service), "psql", "-XAtq", "-U", "postgres"]
+        subprocess.run([*argv, "-h", "127.0.0.1", "-d", database], input=ROLE.read_text(), capture_output=True, text=True, check=True)
+    assess(bd_fhir_sides=[{**side, "login_user": "assess", "login_password_variable": "FHIR_DB_APP_PASSWORD"} for side in SIDES])
+    told = assess.told()
+    assert (told["unread"], told["partial"], told["metrics"]["vendors"]["value"]) == ([], False, 3)
+    assert told["plans"]["why"] == "pg_stat_statements is not in this database"
 
 
 def test_a_bare_host(assess: Runs, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.dghs.bd_fhir.plugins.modules import connection_budget_info, phase_info
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _measure
+from ansible_collections.dghs.bd_fhir.plugins.modules import audit_partition_info, connection_budget_info, phase_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, SUPERUSER_PASSWORD, Databases
 
 pytestmark = pytest.mark.engine
@@ -179,8 +180,9 @@ def test_a_window_without_enough_days_and_one_with(ask: Ask) -> None:
 
 def test_a_superuser_is_told_the_same(ask: Ask) -> None:
     mine, theirs = ask(), ask("postgres")
-    for name in ("phase", "partitioning", "plans", "unread"):
+    for name in ("phase", "partitioning", "unread"):
         assert mine[name] == theirs[name]
+    assert mine["plans"]["searches"] == theirs["plans"]["searches"]
     values = [{name: item["value"] for name, item in result["metrics"].items()} for result in (mine, theirs)]
     assert values[0] == pytest.approx(values[1], rel=0.001)
 
@@ -194,7 +196,11 @@ GRANTS = {
 }
 
 
-@pytest.mark.parametrize("what", GRANTS)
+# One of each database; the others differ in the name of what is missing.
+QUICK = ("resources_per_day", "vendors")
+
+
+@pytest.mark.parametrize("what", [what if what in QUICK else pytest.param(what, marks=pytest.mark.full) for what in GRANTS])
 def test_less_is_named_and_the_rest_is_told(site: Databases, ask: Ask, what: str) -> None:
     """Each grant of the script is needed: without it, what it is for is missing, and the answer is not healthy."""
     database, grant = GRANTS[what]
@@ -285,6 +291,10 @@ def test_case_118_a_table_that_somebody_holds(site: Databases, ask: Ask) -> None
     assert "the range of RES_ID" in unread(result)
     assert result["metrics"]["resources"]["value"] == RESOURCES
     assert (result["partial"], result["status"]) == (True, "partial")
+
+
+@pytest.mark.full
+def test_case_118_the_table_of_versions(site: Databases, ask: Ask) -> None:
     with locked(site, "hfj_res_ver"):
         result = ask(lock_timeout=1)
     assert (result["metrics"]["resources_per_day"]["value"], result["at_least"], result["phase"]) == (None, True, "pilot")
@@ -302,6 +312,22 @@ def test_a_database_that_is_down_or_refuses(site: Databases, ask: Ask) -> None:
     assert (result["phase"], result["partial"], result["exit_code"], result["sample"].get("resources")) == (None, True, 3, None)
     result = ask(fhir={"database": "auditdb"})
     assert "the schema public of postgres has no tables of HAPI" in json.dumps(result["unread"])
+
+
+def test_audit_tables_that_nobody_may_read(site: Databases, ask: Ask, run: Callable[..., dict[str, Any]]) -> None:
+    """That the rejections can't be read is no news of the months, which are all there, and no vendor is called free of them."""
+    login = {"service": "postgres", "login_user": "assess", "login_password_variable": "FHIR_DB_APP_PASSWORD", "rejection_days": 7}
+    months = run(audit_partition_info, project_dir=str(site.dir), **login, now="2026-12-01T00:00:00Z")
+    assert len(ask(partitions=months)["partitions"]["rejections"]) == 4
+    psql(site, "REVOKE SELECT (outcome) ON audit.audit_events FROM assess", "auditdb")
+    try:
+        months = run(audit_partition_info, project_dir=str(site.dir), **login, now="2026-12-01T00:00:00Z")
+        assert "rejections_unreadable" in ids(months)
+        result = ask(partitions=months)
+        assert unread(result) == "the rejections in audit.audit_events"
+        assert (result["status"], result["due"], result["partitions"]["rejections"]) == ("partial", [], None)
+    finally:
+        psql(site, "GRANT SELECT (outcome) ON audit.audit_events TO assess", "auditdb")
 
 
 def test_a_fresh_restore(site: Databases, ask: Ask) -> None:
@@ -328,39 +354,88 @@ def test_a_fresh_restore(site: Databases, ask: Ask) -> None:
 
 
 def test_plans_of_the_sites_own_searches(site: Databases, ask: Ask) -> None:
-    """The reason is read from the plan: first an index that is gone, then one that a failed build left invalid, then statistics."""
+    """A search is told by its queryid, and the reason read from its plan: here an index that is gone."""
     search = "SELECT t0.RES_ID FROM HFJ_SPIDX_TOKEN t0 WHERE (t0.HASH_VALUE = 42) fetch first 11 rows only"
     psql(site, f"SELECT pg_stat_statements_reset(); {search}")
     result = ask()
     assert (result["plans"]["source"], ids(result)) == ("pg_stat_statements", [])
-    assert [item["query"].lower()[:30] for item in result["plans"]["searches"]] == [search.lower()[:30]]
-
-    def reason() -> str:
-        result = ask()
-        assert "search_reads_table" in ids(result)
-        (item,) = [scan for plan in result["plans"]["searches"] for scan in plan["scans"]]
-        assert item["table"] == "hfj_spidx_token"
-        assert result["partitioning"]["state"] == "no"
-        return f"{item['reason']}: {item['detail']}"
+    (plan,) = result["plans"]["searches"]
+    assert plan["tables"] == ["hfj_spidx_token"]
+    # A search is told by what finds its text, not by its text.
+    assert "t0" not in json.dumps(result["plans"])
+    assert site.sql(f"SELECT lower(left(query, 30)) FROM pg_stat_statements WHERE queryid = {plan['queryid']}") == search.lower()[:30]
 
     psql(site, "DROP INDEX idx_sp_token_hash_v_v2")
     try:
-        assert reason() == "missing_index: no index begins with hash_value"
-        psql(site, "CREATE INDEX idx_sp_token_hash_v_v2 ON hfj_spidx_token (hash_value, res_id, partition_id)")
+        assert reason(ask) == "missing_index: no index begins with hash_value"
+    finally:
+        psql(site, f"{TOKEN_INDEX}; SELECT pg_stat_statements_reset()")
+    assert ids(ask()) == []
+
+
+TOKEN_INDEX = "CREATE INDEX idx_sp_token_hash_v_v2 ON hfj_spidx_token (hash_value, res_id, partition_id)"
+
+
+def reason(ask: Ask) -> str:
+    """The one reason that is told."""
+    result = ask()
+    assert "search_reads_table" in ids(result)
+    (item,) = [scan for plan in result["plans"]["searches"] for scan in plan["scans"]]
+    assert item["table"] == "hfj_spidx_token"
+    assert result["partitioning"]["state"] == "no"
+    return f"{item['reason']}: {item['detail']}"
+
+
+@pytest.mark.full
+def test_the_reason_of_a_plan(site: Databases, ask: Ask) -> None:
+    """An index that a failed build left invalid, then statistics, which come before it."""
+    psql(site, "SELECT pg_stat_statements_reset(); SELECT t0.RES_ID FROM HFJ_SPIDX_TOKEN t0 WHERE (t0.HASH_VALUE = 42) fetch first 11 rows only")
+    try:
         psql(site, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_sp_token_hash_v_v2'::regclass")
         assert "index_invalid" in ids(ask())
-        assert reason().startswith("missing_index: idx_sp_token_hash_v_v2 is invalid")
+        assert reason(ask).startswith("missing_index: idx_sp_token_hash_v_v2 is invalid")
         psql(site, "INSERT INTO hfj_spidx_token (sp_id, res_id) SELECT 1000000 + i, 1 FROM generate_series(1, 60000) i")
         time.sleep(1)
-        assert reason().startswith("stale_statistics")
+        assert reason(ask).startswith("stale_statistics")
     finally:
-        psql(site, "DELETE FROM hfj_spidx_token WHERE sp_id > 1000000; DROP INDEX idx_sp_token_hash_v_v2")
-        psql(site, "CREATE INDEX idx_sp_token_hash_v_v2 ON hfj_spidx_token (hash_value, res_id, partition_id)")
+        psql(site, f"DELETE FROM hfj_spidx_token WHERE sp_id > 1000000; DROP INDEX idx_sp_token_hash_v_v2; {TOKEN_INDEX}")
         psql(site, "VACUUM (FULL, ANALYZE) hfj_spidx_token")
     psql(site, "SELECT pg_stat_statements_reset()")
     assert ids(ask()) == []
 
 
+PLANTED = """
+GRANT CREATE ON SCHEMA public TO hapi_app;
+SET ROLE hapi_app;
+CREATE FUNCTION planted() RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user <> 'hapi_app' THEN RAISE EXCEPTION 'planted ran as %', current_user; END IF;
+    RETURN 5;
+END $$;
+SELECT t0.RES_ID FROM HFJ_RESOURCE t0 WHERE (t0.RES_ID = planted()) fetch first 11 rows only;
+SELECT t0.RES_ID AS "Rahim Uddin" FROM HFJ_RESOURCE t0 WHERE (t0.RES_ID = 5) fetch first 11 rows only;
+"""
+
+
+@pytest.mark.parametrize("user", ["postgres", pytest.param("assess", marks=pytest.mark.full)])
+def test_statements_of_others(site: Databases, ask: Ask, user: str) -> None:
+    """A function that an ordinary role owns runs for nobody who only asks for a plan; no text of a statement is told."""
+    psql(site, "GRANT SELECT ON hfj_resource TO hapi_app; SELECT pg_stat_statements_reset();" + PLANTED)
+    try:
+        result = ask(user)
+        assert "planted" not in json.dumps(result)
+        assert "Rahim" not in json.dumps(result)
+        assert (unread(result), ids(result), result["plans"]["source"], len(result["plans"]["searches"])) == ("", [], "default", 8)
+        assert ("superuser" if user == "postgres" else "none of 2 statements is surely a search") in result["plans"]["why"]
+        # A search that is one beside them is planned, but not for a superuser.
+        psql(site, "SELECT t0.RES_ID FROM HFJ_RESOURCE t0 WHERE (t0.RES_ID = 5) fetch first 11 rows only")
+        assert ask(user)["plans"]["source"] == ("default" if user == "postgres" else "pg_stat_statements")
+    finally:
+        psql(site, "DROP FUNCTION planted; REVOKE ALL ON SCHEMA public FROM hapi_app; REVOKE SELECT ON hfj_resource FROM hapi_app")
+        psql(site, "SELECT pg_stat_statements_reset()")
+
+
+@pytest.mark.full
 def test_without_pg_stat_statements(site: Databases, ask: Ask) -> None:
     psql(site, "DROP EXTENSION pg_stat_statements")
     try:
@@ -370,17 +445,29 @@ def test_without_pg_stat_statements(site: Databases, ask: Ask) -> None:
         psql(site, "CREATE EXTENSION pg_stat_statements")
 
 
-def test_clients_without_an_index(site: Databases, ask: Ask) -> None:
-    """A site's own audit table may have another index: then a few pages are looked at, and the figure says so."""
+def test_clients_without_an_index(site: Databases, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's own audit table may have another index: then a few pages are looked at, and the figure says so.
+
+    As few of one that was never analyzed, and of one that has no partitions.
+    """
     psql(site, "DROP INDEX audit.audit_events_client_time_idx", "auditdb")
     try:
         metric = ask()["metrics"]["vendors"]
         assert metric["method"].startswith("a sample of 100 % of the pages: no index")
         assert (metric["value"], metric["quality"]) == (3, "exact")
+        monkeypatch.setattr(_measure, "SAMPLE_PAGES", 5)
+        psql(site, "UPDATE pg_class SET reltuples = -1 WHERE relname ~ '^audit_events_'", "auditdb")
+        psql(site, "CREATE TABLE audit.plain AS SELECT * FROM audit.audit_events; GRANT SELECT ON audit.plain TO assess", "auditdb")
+        for table in ("audit_events", "plain"):
+            metric = ask(audit={"table": table})["metrics"]["vendors"]
+            assert 0 < float(metric["method"].split()[3]) < 50
+            assert metric["quality"] == "at_least"
     finally:
+        psql(site, "DROP TABLE IF EXISTS audit.plain; ANALYZE audit.audit_events", "auditdb")
         psql(site, "CREATE INDEX audit_events_client_time_idx ON audit.audit_events (client_id, event_time)", "auditdb")
 
 
+@pytest.mark.full
 def test_the_verdict_changes_with_the_load_and_the_deployment(ask: Ask) -> None:
     limits = {"resources": {"pilot_below": 50_000, "regional_below": 55_000, "national_above": 70_000}}
     result = ask(thresholds=limits)

@@ -140,6 +140,29 @@ def test_the_page_tells_all_parts() -> None:
     assert page.tags.count("svg") == 3 + 2 + 6 + 11 + 3
 
 
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_whose_searches_were_planned(kind: str) -> None:
+    assert "1 plans of the site" in report(FIXTURE, kind)
+    plans = {**FIXTURE["plans"], "source": "default", "why": "a superuser plans nothing of others"}
+    assert "1 plans of a default set: a superuser plans nothing of others." in report({**FIXTURE, "plans": plans}, kind)
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_what_is_not_known_of_the_audit_tables_is_not_told_as_nothing(kind: str) -> None:
+    def told(**changed: Any) -> str:
+        return report({**FIXTURE, "partitions": {**FIXTURE["partitions"], **changed}}, kind)
+
+    assert "Not known." not in told()
+    assert "Not known." not in told(rejections=[])
+    assert told(rejections=None).count("Not known.") == 1
+    assert report({**FIXTURE, "partitions": None}, kind).count("Not known.") == 2
+    table = {**FIXTURE["partitions"]["tables"][0], "readable": False, "days_left": None, "gaps": None, "bytes": None, "partitions": []}
+    text = told(tables=[table])
+    assert "ot known" in text
+    assert "no gap" not in text
+    assert "| not known | not known | not known |" in text or kind == "html"
+
+
 def test_a_page_of_nothing_says_so() -> None:
     told = " ".join(Page(report(bare())).texts)
     assert "Nothing of the load could be read, so no phase can be told." in told

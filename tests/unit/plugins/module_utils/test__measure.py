@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Optional
@@ -191,13 +192,75 @@ def test_one_finding_for_each_table_and_reason() -> None:
     scan = {"table": "t", "reason": "large_or", "detail": "x", "hint": "y"}
     plans = {
         "searches": [
-            {"name": "a", "query": "q", "scans": [scan]},
-            {"name": "", "query": "q" * 200, "scans": [scan, {**scan, "reason": "table_size"}]},
+            {"name": "a", "scans": [scan]},
+            {"name": "query 5 (t)", "scans": [scan, {**scan, "reason": "table_size"}]},
         ]
     }
     found = _measure.plan_findings(plans)
     assert [item["found"].split(":")[0] for item in found] == ["a sequential scan, because of large_or", "a sequential scan, because of table_size"]
-    assert len(found[1]["expected"]) < 200
+    assert found[1]["expected"] == "an index, for the search: query 5 (t)"
+
+
+KNOWN = ("hfj_resource", "hfj_spidx_string", "hfj_spidx_token", "hfj_spidx_date", "hfj_res_link")
+
+
+class Statements:
+    """A session that plans everything the same, with pg_stat_statements as it is given."""
+
+    def __init__(self, mighty: bool = False, schema: Optional[str] = "public", rows: Sequence[tuple[str, str]] = ()) -> None:
+        self.mighty, self.schema = mighty, schema
+        self.found = [{"query": query, "queryid": number, "calls": 3, "mean_ms": 1.5} for number, query in rows]
+        self.ran: list[str] = []
+
+    def value(self, query: Any, params: Any = None) -> Any:
+        if query == _measure.MIGHTY:
+            return self.mighty
+        if query == _measure.EXTENSION:
+            return self.schema
+        return json.loads((RECORDED / "token.json").read_text()) if str(query).startswith("EXPLAIN") else None
+
+    def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
+        return self.found
+
+    def execute(self, query: Any, params: Any = None) -> None:
+        self.ran.append(str(query))
+
+
+OWN = ("77", "SELECT t0.RES_ID FROM HFJ_SPIDX_STRING t0 WHERE (t0.SP_VALUE_NORMALIZED LIKE $1)")
+NAMED = ("78", "SELECT t0.RES_ID FROM HFJ_SPIDX_STRING t0 WHERE (t0.SP_VALUE_NORMALIZED LIKE 'RAHIM%')")
+
+
+@pytest.mark.parametrize(
+    ("session", "source", "why"),
+    [
+        (Statements(rows=[NAMED, OWN]), "pg_stat_statements", ""),
+        (Statements(True, rows=[OWN]), "default", "a superuser, or who may become one, plans no statement of others"),
+        (Statements(schema=None), "default", "pg_stat_statements is not in this database"),
+        (Statements(), "default", "pg_stat_statements has none yet"),
+        (Statements(rows=[NAMED]), "default", "none of 1 statements is surely a search of HAPI"),
+    ],
+    ids=["own", "superuser", "no_extension", "none", "literals"],
+)
+def test_whose_searches_are_planned(session: Statements, source: str, why: str) -> None:
+    """A superuser plans nothing of others, and of no statement of the site the text is told."""
+    plans = _measure.read_plans(Look(session, "postgres", "hapi"), {}, dict.fromkeys(KNOWN, ()), 1.0)  # type: ignore[arg-type]
+    assert (plans["source"], plans["why"].startswith(why), bool(plans["why"])) == (source, True, bool(why))
+    ran = [text for text in session.ran if text.startswith("PREPARE")]
+    assert all('FROM "hapi".HFJ_' in text for text in ran)
+    assert not [text for text in session.ran if "search_path" in text]
+    assert "RAHIM" not in json.dumps(plans) + "".join(ran)
+    told = [(item["name"], item["queryid"], item["tables"]) for item in plans["searches"]]
+    if source == "default":
+        assert [name for name, _id, _tables in told] == [name for name, _query in _plans.DEFAULT_SEARCHES]
+    else:
+        assert told == [("query 77 (hfj_spidx_string)", "77", ["hfj_spidx_string"])]
+    assert "LIKE" not in json.dumps(plans)
+
+
+def test_a_session_finds_nothing_of_others() -> None:
+    session: Any = Statements()
+    _measure.begin(session, 5)
+    assert "SET search_path = pg_catalog" in session.ran
 
 
 # --- what is read --------------------------------------------------------------------------------------------------
@@ -259,3 +322,10 @@ def test_the_reading_role_gets_every_column_that_is_read() -> None:
             word.split(".")[1].lower() for word in query.replace("(", " ").replace(")", " ").split() if word.startswith("t") and "." in word
         }:
             assert column in script
+
+
+@pytest.mark.parametrize(
+    ("pages", "percent"), [(None, 100.0), (0, 100.0), (500, 100.0), (1000, 50.0), (50_000, 1.0), (50_000_000, 0.01)]
+)
+def test_a_sample_of_the_audit_table_is_small_whatever_is_known_of_its_rows(pages: Optional[int], percent: float) -> None:
+    assert _measure.sampled_percent(pages and pages * _measure.PAGE_BYTES) == percent

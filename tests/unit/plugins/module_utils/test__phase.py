@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Optional
@@ -273,12 +274,57 @@ def test_the_audit_partitions() -> None:
         "gaps": [{}],
         "partitions": [{"name": "p", "bytes": 1, "rows": 2, "bound": "x"}],
     }
-    result = {"days_left": 5, "tables": [table], "findings": [{"id": "gap", "severity": "error"}, {"id": "big", "severity": "warning"}],
+    result = {"days_left": 5, "tables": [table], "findings": [{"id": "coverage_gap", "severity": "error"}, {"id": "big", "severity": "warning"}],
               "rejection_rates": [{"client": "a"}]}  # fmt: skip
     found = _phase.coverage(result)
     assert found is not None
-    assert (found["errors"], found["tables"][0]["gaps"], found["rejections"]) == (["gap"], 1, [{"client": "a"}])
+    assert (found["errors"], found["tables"][0]["gaps"], found["rejections"]) == (["coverage_gap"], 1, [{"client": "a"}])
+    assert _phase.coverage_unread(result) == []
     assert _phase.coverage({"failed": True, "msg": "x"}) is None
+    assert _phase.coverage_unread({"failed": True, "msg": "x"}) == []
+
+
+def test_what_is_no_table_by_month_is_another_fault_than_a_month_that_is_missing() -> None:
+    result = {"tables": [{"schema": "audit", "table": "a"}], "findings": [{"id": "not_partitioned", "severity": "error"}]}
+    found = _phase.coverage(result)
+    assert found is not None
+    assert (found["errors"], found["faults"], found["rejections"]) == ([], ["not_partitioned"], None)
+    (step,) = _phase.due_steps(0, aspects(), {"audit_tables": "x"})
+    assert (step["severity"], step["playbook"]) == ("error", None)
+
+
+def test_what_could_not_be_read_of_the_audit_tables_is_unknown() -> None:
+    """Neither a gap nor health: no figure is told of it."""
+    unread = {"schema": "audit", "table": "b", "readable": False, "days_left": 0.0, "bytes": 0, "gaps": []}
+    result = {
+        "days_left": 0.0,
+        "tables": [{"schema": "audit", "table": "a", "readable": True, "days_left": 400, "bytes": 5}, unread],
+        "findings": [
+            {"id": "table_unreadable", "severity": "error", "object": "audit.b", "found": "no right"},
+            {"id": "default_unreadable", "severity": "error", "object": "audit.a_default", "found": "locked"},
+            {"id": "rejections_unreadable", "severity": "error", "object": "audit.a", "found": "no column"},
+        ],
+        "rejection_rates": [],
+    }
+    found = _phase.coverage(result)
+    assert found is not None
+    assert (found["errors"], found["faults"], found["rejections"], found["days_left"]) == ([], [], None, None)
+    assert [(item["days_left"], item["bytes"], item["gaps"]) for item in found["tables"]] == [(400, 5, 0), (None, None, None)]
+    assert _phase.coverage_unread(result) == [
+        ("the audit table audit.b", "no right"),
+        ("the rows in the default partition audit.a_default", "locked"),
+        ("the rejections in audit.a", "no column"),
+    ]
+    assert _phase.coverage_unread({**result, "findings": []}) == [("the audit table audit.b", "audit_partition_info could not read it")]
+
+
+def test_the_ids_are_those_that_audit_partition_info_tells() -> None:
+    folder = Path(_phase.__file__).parents[1]
+    names = ("module_utils/_partitions.py", "module_utils/_partition_catalog.py", "modules/audit_partition_info.py")
+    source = "".join((folder / name).read_text() for name in names)
+    for name in (*_phase.MONTHS, *_phase.UNREADABLE):
+        assert '"%s"' % name in source
+    assert set(re.findall(r'"(\w+_unreadable)"', source)) == set(_phase.UNREADABLE)
 
 
 # --- the answer ----------------------------------------------------------------------------------------------------

@@ -169,11 +169,17 @@ def test_each_branch_of_an_or_needs_its_index() -> None:
 # --- statements ----------------------------------------------------------------------------------------------------
 
 
+KNOWN = ("hfj_resource", "hfj_spidx_token", "hfj_spidx_string", "hfj_spidx_date", "hfj_res_link")
+
+
 def test_the_default_searches_can_be_prepared() -> None:
     for name, query in _plans.DEFAULT_SEARCHES:
-        text, count = _plans.prepared(query)
+        text, count = _plans.prepared(query, 'my "hapi', KNOWN)
         assert name
-        assert _plans.searchable(query)
+        tables = _plans.tables_of(query, KNOWN)
+        assert tables
+        # Nothing is found by a search path.
+        assert text.count('"my ""hapi".HFJ_') == text.count("HFJ_") == len(tables)
         assert text.endswith("fetch first 1000 rows only")
         assert count == query.count("$") - 1
 
@@ -181,13 +187,38 @@ def test_the_default_searches_can_be_prepared() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("SELECT t0.RES_ID FROM HFJ_RESOURCE t0", True), ("SELECT COUNT(DISTINCT t1.RES_ID) FROM x", True), ("select distinct t0.a from x;", True),
-        ("SELECT t0.a FROM x; DROP TABLE x", False), ("DELETE FROM x", False), ("select rt1_0.RES_ID from HFJ_RESOURCE rt1_0", False),
-        ("SELECT min(res_id) FROM hfj_resource", False), ("WITH x AS (DELETE FROM y) SELECT t0.a FROM x", False),
+        ("SELECT t0.RES_ID FROM HFJ_RESOURCE t0", ("hfj_resource",)),
+        ("SELECT COUNT(DISTINCT t1.RES_ID) FROM HFJ_RESOURCE t1 LEFT OUTER JOIN hfj_spidx_token t0 ON (t0.RES_ID = t1.RES_ID)\n"
+         " WHERE t0.HASH_VALUE = $1",
+         ("hfj_resource", "hfj_spidx_token")),
+        ("select distinct t0.a, MAX(t0.b) from hfj_resource t0 where t0.a in ($1, $2 /*, ... */) or not exists (select t1.* from hfj_resource t1)"
+         " group by t0.a order by max(t0.b) desc nulls last", ("hfj_resource",)),
+        ("SELECT min(res_id) FROM hfj_resource", None), ("WITH x AS (DELETE FROM y) SELECT t0.a FROM x", None), ("DELETE FROM hfj_resource", None),
+        ("select rt1_0.RES_ID from HFJ_RESOURCE rt1_0", None), ("SELECT t0.a", None),
     ],
 )  # fmt: skip
-def test_only_searches_of_hapi_are_taken(text: str, wanted: bool) -> None:
-    assert _plans.searchable(text) is wanted
+def test_only_searches_of_hapi_are_taken(text: str, wanted: Any) -> None:
+    assert _plans.tables_of(text, KNOWN) == wanted
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        # What may be a patient's.
+        "t0.sp_value_normalized = 'RAHIM'", "t0.a = E'x'", "t0.a = $x$RAHIM$x$", "t0.a = $$x$$", "t0.a = 1717171717", "t0.a = U&'x'", "t0.a = 1e5",
+        # What may be anybody's: functions, operators, casts, tables and views.
+        "planted()", "t0.a = planted($1)", "public.planted($1)", 't0.a = "planted"($1)', "t0(t0.a)", "t0.planted(t0.a)", "hfj_resource($1)",
+        "t0.a OPERATOR(public.=) $1", "t0.a ~ $1", "t0.a = CAST($1 AS planted)", "t0.a = $1::planted", "row($1) is null", "t0.a = planted",
+        "exists (select t1.a from planted t1)", "exists (select t1.a from public.hfj_resource t1)", "t0.public.hfj_resource.a = $1",
+        # What hides something or begins another statement.
+        "t0.a = $1; DROP TABLE hfj_resource", "t0.a = $1 -- x", "t0.a = $1 /* planted() */", "t0.a = $1;", "t0.a = $1 into x",
+        "t0.a = $1 for update",
+    ],
+)  # fmt: skip
+def test_a_search_with_anything_else_in_it_is_not_taken(rest: str) -> None:
+    begin = "SELECT t0.RES_ID FROM HFJ_SPIDX_STRING t0 WHERE "
+    assert _plans.tables_of(begin + "t0.a = $1", KNOWN)
+    assert _plans.tables_of(begin + rest, KNOWN) is None
 
 
 def test_sorts_and_whole_reads() -> None:

@@ -161,19 +161,43 @@ def test_samples_that_were_damaged(site: Site, ask: Run) -> None:
     assert other["history"]["samples"] == []
 
 
+def test_samples_that_could_not_be_read(site: Site, ask: Run) -> None:
+    """That is no history that is too short: nobody knows how long it is."""
+    result = ask(**HEALTHY, samples=[""], samples_unread="File is not readable")
+    assert [(item["what"], item["why"]) for item in result["unread"]] == [("the samples of earlier runs", "File is not readable")]
+    assert (ids(result), result["status"], result["exit_code"]) == (["figure_unread"], "partial", 3)
+    assert {limit["why"] for metric in result["metrics"].values() for limit in metric["limits"]} == {"the samples of earlier runs could not be read"}
+
+
 def test_what_is_due_and_critical(site: Site, ask: Run) -> None:
     site.figures["resources_per_day"] = 20_000
     pilot = {**HEALTHY, "deployment": {"services": {"hapi": {"replicas": []}}}, "replication": {}}
     result = ask(**pilot)
     assert (result["phase"], result["status"], result["next"]["playbook"], result["next"]["when"]) == ("regional", "due", "scale_regional", "now")
-    gap = {**HEALTHY["partitions"], "findings": [{"id": "gap", "severity": "error"}], "days_left": 0}
+    gap = {**HEALTHY["partitions"], "findings": [{"id": "coverage_gap", "severity": "error"}], "days_left": 0}
     result = ask(**{**pilot, "partitions": gap})
     assert (result["status"], result["exit_code"], result["due"][0]["playbook"]) == ("critical", 2, "maintain_audit_partitions")
-    assert "finds gap; partitions for 0 days" in result["due"][0]["why"]
+    assert "finds coverage_gap; partitions for 0 days" in result["due"][0]["why"]
     full = {"sides": [{"name": "fhir", "fits": False, "server": {"service": "postgres-fhir", "used": 27, "usable": 27}}]}
     assert ask(**{**HEALTHY, "connections": full})["due"][0]["playbook"] == "tune_pools"
     full["sides"][0]["server"]["used"] = 5  # type: ignore[index]
     assert ask(**{**HEALTHY, "connections": full})["due"][0]["severity"] == "warning"
+
+
+@pytest.mark.parametrize("name", ["rejections_unreadable", "default_unreadable", "table_unreadable"])
+def test_what_the_audit_side_could_not_read_is_no_missing_month(site: Site, ask: Run, name: str) -> None:
+    found = {"id": name, "severity": "error", "object": "audit.audit_events", "found": "permission denied"}
+    result = ask(**{**HEALTHY, "partitions": {**HEALTHY["partitions"], "findings": [found], "rejection_rates": []}})
+    assert (result["status"], result["exit_code"], result["due"], result["partial"]) == ("partial", 3, [], True)
+    assert [(item["service"], item["why"]) for item in result["unread"]] == [("postgres-audit", "permission denied")]
+    assert ids(result) == ["figure_unread"]
+    assert (result["partitions"]["rejections"] is None) == (name == "rejections_unreadable")
+
+
+def test_audit_tables_that_are_wrong_in_another_way_are_critical_too(site: Site, ask: Run) -> None:
+    found = {"id": "key_not_time", "severity": "error", "object": "audit.audit_events", "found": "x"}
+    result = ask(**{**HEALTHY, "partitions": {**HEALTHY["partitions"], "findings": [found]}})
+    assert (result["status"], result["due"][0]["what"], result["due"][0]["playbook"]) == ("critical", "put the audit tables right", None)
 
 
 def test_partitioning(site: Site, ask: Run) -> None:
