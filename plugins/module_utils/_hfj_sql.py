@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
 from ._hfj_catalog import BUILDING, RESOURCE, read_keys, read_relation, read_table
-from ._partition_catalog import BUSY, NOW, set_grants, transaction
+from ._partition_catalog import BUSY, transaction
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -66,6 +66,24 @@ STORAGE = "SELECT coalesce(c.reloptions, '{}') AS options FROM pg_catalog.pg_cla
 STATISTICS = """
 SELECT a.attname::text AS name, a.attstattarget::int AS target FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND coalesce(a.attstattarget, -1) >= 0
+"""
+# Who owns a table, who may do what with it and with its columns, and what is said of them. By whom it was granted does not count.
+WORN = """
+SELECT 'owner' AS kind, '' AS "column", pg_catalog.pg_get_userbyid(c.relowner)::text AS who, '' AS what, false AS grantable
+  FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s
+UNION ALL SELECT 'grant', '', CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
+  FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) a WHERE c.oid = %(oid)s
+UNION ALL SELECT 'grant', t.attname::text, CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, a.privilege_type,
+       a.is_grantable
+  FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a WHERE t.attrelid = %(oid)s AND t.attnum > 0 AND NOT t.attisdropped
+UNION ALL SELECT 'comment', coalesce(t.attname::text, ''), '', d.description, false
+  FROM pg_catalog.pg_description d LEFT JOIN pg_catalog.pg_attribute t ON t.attrelid = d.objoid AND t.attnum = d.objsubid AND d.objsubid > 0
+ WHERE d.objoid = %(oid)s AND d.classoid = 'pg_catalog.pg_class'::regclass
+ ORDER BY 1, 2, 3, 4
+"""
+OID = """
+SELECT c.oid::bigint FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
 
 
@@ -293,14 +311,12 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
 
 
 def _like(session: Session, table: Table, name: str, storage: bool) -> None:
-    """Give a new table the owner, the grants, the statistics targets and if wanted the storage parameters of the one that holds the rows."""
+    """Give a new table what people gave the one in use, the statistics targets and if wanted the storage parameters of the one with the rows."""
     from psycopg2 import sql
 
     source = table.first if table.main is not None and table.main.kind == "p" and table.first is not None else _main(table)
     place = names(sql, table.schema, name)
-    now = session.rows(NOW, (table.schema, _main(table).name))[0]
-    session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(place, names(sql, source.owner)))
-    set_grants(session, table.schema, name, now["acl"], source.owner)
+    dress(session, _main(table).oid, table.schema, name)
     for row in session.rows(STATISTICS, {"oid": source.oid}):
         session.execute(
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(place, names(sql, row["name"]), sql.Literal(row["target"]))
@@ -308,6 +324,63 @@ def _like(session: Session, table: Table, name: str, storage: bool) -> None:
     for option in session.value(STORAGE, {"oid": source.oid}) if storage else ():
         key, _sign, value = option.partition("=")
         session.execute(sql.SQL("ALTER TABLE {} SET ({} = {})").format(place, names(sql, key), sql.Literal(value)))
+
+
+def worn(session: Session, oid: int) -> dict[tuple[str, str, str, str], bool]:
+    """Return owner, grants and comments of a table and its columns; of a grant, whether it may be passed on. Raises PostgresError."""
+    found: dict[tuple[str, str, str, str], bool] = {}
+    for row in session.rows(WORN, {"oid": oid}):
+        key = (row["kind"], row["column"], row["who"], row["what"])
+        found[key] = found.get(key, False) or row["grantable"]
+    return found
+
+
+def dress(session: Session, source: int, schema: str, name: str) -> None:
+    """Give a table the owner, the grants and the comments that another one has, down to its columns. Raises PostgresError."""
+    from psycopg2 import sql
+
+    oid = session.value(OID, {"schema": schema, "name": name})
+    place = names(sql, schema, name)
+    wanted = worn(session, source)
+    for kind, _column, who, _what in wanted.keys() - worn(session, oid).keys():
+        if kind == "owner":
+            session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(place, names(sql, who)))
+    # The table first: to revoke on it revokes on its columns too.
+    for columns in (False, True):
+        have = worn(session, oid)
+        for key in sorted(have):
+            if key[0] == "grant" and bool(key[1]) == columns and wanted.get(key) != have[key]:
+                session.execute(_grant(sql, "REVOKE", place, key))
+        for key in sorted(wanted):
+            if key[0] == "grant" and bool(key[1]) == columns and have.get(key) != wanted[key]:
+                session.execute(_grant(sql, "GRANT", place, key, wanted[key]))
+    have = worn(session, oid)
+    for kind, column, _who, what in sorted(have.keys() - wanted.keys()) + sorted(wanted.keys() - have.keys()):
+        if kind == "comment":
+            on = sql.SQL("COLUMN {}").format(names(sql, schema, name, column)) if column else sql.SQL("TABLE {}").format(place)
+            text = sql.Literal(what) if (kind, column, "", what) in wanted else sql.SQL("NULL")
+            session.execute(sql.SQL("COMMENT ON {} IS {}").format(on, text))
+
+
+def _grant(sql: Any, verb: str, place: Any, key: tuple[str, str, str, str], grantable: bool = False) -> Any:
+    _kind, column, who, privilege = key
+    return sql.SQL("%s %s {} ON TABLE {} %s {}{}" % (verb, privilege, "TO" if verb == "GRANT" else "FROM")).format(
+        sql.SQL("({})").format(names(sql, column)) if column else sql.SQL(""),
+        place,
+        names(sql, who) if who else sql.SQL("PUBLIC"),
+        sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+    )
+
+
+def _same_clothes(session: Session, what: str, wanted: dict[tuple[str, str, str, str], bool], oid: int) -> None:
+    """Raise HfjError when a table has not got all that people gave the one whose place it takes."""
+    have = worn(session, oid)
+    if have != wanted:
+        differing = sorted({" ".join(word for word in key if word) for key, dummy in wanted.items() ^ have.items() if key[0] != "comment"})
+        raise HfjError(
+            "Nothing was changed: %s would have another owner, other grants or other comments (%s). Look who granted them: what was granted by"
+            " others than the owner is granted by the owner then." % (what, ", ".join(differing) or "comments")
+        )
 
 
 def drop_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
@@ -405,6 +478,9 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
                 % (sequence.used, table.name, bound)
             )
         before, count = key_shapes(session, main.oid), len(main.indexes)
+        # As they are now: somebody may have granted something since prepare.
+        clothes = worn(session, main.oid)
+        dress(session, main.oid, table.schema, table.name + NEW)
         for item in inbound:
             session.execute(_drop_key(sql, item))
         _rename_indexes(session, table, main, FIRST, NEW)
@@ -426,6 +502,7 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
         after = key_shapes(session, new.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+        _same_clothes(session, table.name, clothes, new.oid)
 
     under_lock(session, "The swap of " + table.name, table.schema, locks, work, limits, told)
 
@@ -458,6 +535,9 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         if filled:
             session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
         before = key_shapes(session, main.oid)
+        # What was granted since the swap was granted on the parent, which goes.
+        clothes = worn(session, main.oid)
+        dress(session, main.oid, table.schema, first.name)
         for item in table.inbound:
             session.execute(_drop_key(sql, item))
         session.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(names(sql, table.schema, table.name), place))
@@ -475,6 +555,7 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         after = key_shapes(session, first.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+        _same_clothes(session, table.name, clothes, first.oid)
         return moved
 
     moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)

@@ -18,6 +18,8 @@ description:
     swap itself holds its locks for a moment, whatever the size of the table.
   - All locks are asked for before anything is done, HFJ_RESOURCE first, as HAPI writes. Who does not get them in time gives way and tries again,
     and names who holds them.
+  - Owner, grants, also those on columns, and comments go over as they are at that moment, on the way there and on the way back. Extended
+    statistics stay with the first partition.
   - How far a table is, is read from the catalog alone. Each part is one transaction or one statement. After a kill at any moment the next run
     goes on, or goes back.
 extends_documentation_fragment:

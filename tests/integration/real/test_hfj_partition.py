@@ -299,6 +299,59 @@ def test_partitions_are_like_their_table(site: Site, do: Run) -> None:
     assert sum(1 for line in lines if line[3]) == 3
 
 
+GIVEN = (
+    "SELECT c.relowner::regrole, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(c.relacl) a),"
+    " (SELECT string_agg(attname || attacl::text, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL),"
+    " obj_description(c.oid), (SELECT string_agg(objsubid || description, ' ' ORDER BY objsubid) FROM pg_description WHERE objoid = c.oid)"
+    f" FROM pg_class c WHERE c.oid = '{TOKEN}'::regclass"
+)
+
+
+def test_what_people_gave_a_table_goes_there_and_back(site: Site, do: Run) -> None:
+    """Grants on columns, as the role of phase_info has them, grants of the last moment, comments and the owner."""
+    script = (Path(__file__).parents[3] / "playbooks" / "files" / "assess_role.sql").read_text()
+    docker(
+        "exec", "-i", "-u", "postgres", "-e", f"ASSESS_PASSWORD={APP_PASSWORD}", site.container("postgres"),
+        "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "fhirdb", stdin=script,
+    )  # fmt: skip
+    site.script("CREATE ROLE newcomer; CREATE ROLE other_owner")
+    look = f"SET ROLE assess; SELECT sp_id, res_id FROM {TOKEN} LIMIT 1"
+    try:
+        before = site.dump()
+        assert site.script(look)
+        do("prepare")
+        # After prepare, and before the swap.
+        late = (
+            f"GRANT UPDATE (sp_value), REFERENCES (res_id) ON {TOKEN} TO newcomer WITH GRANT OPTION; GRANT SELECT ON {TOKEN} TO newcomer;"
+            f" COMMENT ON TABLE {TOKEN} IS 'it''s ours'; COMMENT ON COLUMN {TOKEN}.res_id IS 'the resource'; ALTER TABLE {TOKEN} OWNER TO other_owner"
+        )
+        site.script(late)
+        given = site.script(GIVEN)
+        do("swap")
+        assert site.script(GIVEN) == given
+        assert site.script(look)
+        with pytest.raises(AssertionError, match="permission denied"):
+            site.script(f"SET ROLE assess; SELECT sp_system FROM {TOKEN} LIMIT 1")
+        do("undo")
+        assert site.script(GIVEN) == given
+        do("prepare")
+        do("swap")
+        # And what changes while it is partitioned.
+        site.script(
+            f"REVOKE ALL ON {TOKEN} FROM newcomer; COMMENT ON TABLE {TOKEN} IS NULL; COMMENT ON COLUMN {TOKEN}.res_id IS NULL;"
+            f" ALTER TABLE {TOKEN} OWNER TO hapi_app; GRANT INSERT (sp_id) ON {TOKEN} TO PUBLIC"
+        )
+        given = site.script(GIVEN)
+        do("undo")
+        assert site.script(GIVEN) == given
+        assert site.script(look)
+        site.script(f"REVOKE INSERT (sp_id) ON {TOKEN} FROM PUBLIC")
+        assert site.dump() == before
+    finally:
+        site.script("DROP DATABASE fhirdb WITH (FORCE)", "postgres")
+        site.script("DROP ROLE newcomer, other_owner; DROP OWNED BY assess; DROP ROLE assess", "postgres")
+
+
 # --- what failed elsewhere -----------------------------------------------------------------------------------------
 
 
