@@ -641,6 +641,19 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
     return found
 
 
+def judge_back(table: Table) -> list[dict[str, Any]]:
+    """Return what is in the way of the way back from a partitioned table."""
+    found = []
+    if table.main is not None and table.main.obstacles and table.state in ("swapped", "unfinished"):
+        found.append(
+            finding(
+                "table_obstacles", "error", "%s.%s" % (table.schema, table.name), "nothing that was made on the partitioned table",
+                ", ".join(table.main.obstacles), "It would go with the parent. Drop it before, and make it anew on the plain table after.",
+            )
+        )  # fmt: skip
+    return found
+
+
 def names_differ(table: Table) -> str:
     """Return in words how the names of a plain table differ from 7.2's; "" if they do not, or are not known."""
     expected = expected_names(table.name)

@@ -122,7 +122,8 @@ UNION ALL SELECT 'row security' FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s
 UNION ALL SELECT 'publication ' || p.pubname::text FROM pg_catalog.pg_publication_rel l JOIN pg_catalog.pg_publication p ON p.oid = l.prpubid
  WHERE l.prrelid = %(oid)s
 UNION ALL SELECT 'exclusion constraint ' || k.conname::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'x'
-UNION ALL SELECT 'child table ' || i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhparent = %(oid)s
+UNION ALL SELECT 'child table ' || i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = %(oid)s AND NOT c.relispartition
 UNION ALL SELECT 'parent table ' || i.inhparent::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhrelid = %(oid)s
 UNION ALL SELECT 'identity column ' || a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s AND a.attidentity <> ''
 UNION ALL SELECT 'unlogged or temporary' FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s AND c.relpersistence <> 'p'
@@ -213,7 +214,7 @@ def read_relation(session: Session, schema: str, name: str, key: str = "") -> Op
         tuple(indexes), tuple(key for source, _target, key in read_keys(session, row["oid"]) if source == row["oid"] and not key.inherited),
         tuple(sorted(parts, key=lambda part: (part.default, part.lower is not None, part.lower or 0))), row["partition_key"], bound, valid,
         row["reltuples"] >= 0 if row["kind"] == "p" else True,
-        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] == "r" else (),
+        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] in ("r", "p") else (),
     )  # fmt: skip
 
 

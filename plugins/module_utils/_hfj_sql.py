@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
-from ._hfj_catalog import BUILDING, RESOURCE, read_keys, read_relation, read_table
+from ._hfj_catalog import BUILDING, OBSTACLES, RESOURCE, read_keys, read_relation, read_table
 from ._partition_catalog import BUSY, transaction
 from ._postgres import PostgresError
 
@@ -60,6 +60,11 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
   UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
 ) x
+"""
+CHILDREN = """
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
+  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.inhparent = %(oid)s ORDER BY 3, 2
 """
 INDEX_COUNT = "SELECT count(*)::int FROM pg_catalog.pg_index i WHERE i.indrelid = %(oid)s"
 STORAGE = "SELECT coalesce(c.reloptions, '{}') AS options FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s"
@@ -525,8 +530,26 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in table.inbound]
     place = names(sql, table.schema, first.name)
 
+    changed = HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run undo again." % table.name)
+    oids = {"oids": [main.oid, first.oid]}
+    mark = session.value(FINGERPRINT, oids)
+    now = read_table(session, table.schema, table.name)
+    if now.main is None or now.first is None or (now.main.oid, now.first.oid) != (main.oid, first.oid) or now.inbound != table.inbound:
+        raise changed
+    if [part.name for part in now.main.parts] != [part.name for part in main.parts]:
+        raise changed
+
+    def has_rows(name: str) -> bool:
+        return bool(session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name))))
+
     def work() -> int:
-        filled = [name for name in others if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name)))]
+        # The parent is dropped with all that belongs to it: nothing may have come that was not looked at.
+        if session.value(FINGERPRINT, oids) != mark:
+            raise changed
+        what = goes_with(session, table, main, others)
+        if what:
+            raise HfjError("Nothing was changed: %s would go with the parent of %s. Drop it, or make it anew after." % (", ".join(what), table.name))
+        filled = [name for name in others if has_rows(name)]
         if filled and not allow_copy:
             raise HfjError(
                 "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
@@ -544,6 +567,9 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         moved = 0
         for name in filled:
             moved += _copy(session, table, name, first.name)
+        left = sorted((row["schema"], row["name"]) for row in session.rows(CHILDREN, {"oid": main.oid}))
+        if left != sorted((table.schema, name) for name in others) or any(has_rows(name) for name in others if name not in filled):
+            raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
         _rename(session, table.schema, first.name, table.name)
@@ -560,6 +586,17 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
 
     moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)
     return moved
+
+
+def goes_with(session: Session, table: Table, main: Relation, others: Sequenced[str]) -> list[str]:
+    """Return what belongs to a parent or its further partitions and would go with them, but for what we have made. Raises PostgresError."""
+    found = {(row["schema"], row["name"]): row for row in session.rows(CHILDREN, {"oid": main.oid})}
+    what = ["partition %s.%s" % name for name, row in found.items() if name[0] != table.schema or row["kind"] != "r"]
+    oids = [main.oid, *(row["oid"] for name, row in found.items() if name[1] in others)]
+    for oid in oids:
+        # That they belong to the parent is no surprise.
+        what += [row["what"] for row in session.rows(OBSTACLES, {"oid": oid}) if not row["what"].startswith("parent table ")]
+    return sorted(set(what))
 
 
 def _copy(session: Session, table: Table, source: str, target: str) -> int:

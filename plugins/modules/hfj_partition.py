@@ -427,7 +427,9 @@ class Partitioning:
             )  # fmt: skip
         if params["step"] == "prepare" and table.state == "plain":
             found += hfj.judge_disk(params["service"], catalog.free_bytes(self.docker, self.container, session), hfj.needs(table, None)["disk_bytes"])
-        self.result["findings"] = found
+        back = hfj.judge_back(table) if params["step"] == "undo" else []
+        self.result["findings"] = found + back
+        self.refuse(back)
         if params["step"] in STRICT or table.state in ("missing", "foreign"):
             self.refuse(found)
 

@@ -550,6 +550,44 @@ def test_what_changes_between_the_look_and_the_lock_is_seen(site: Site, do: Run,
     assert site.script(look) == "1"
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        # With a row in it that nobody has looked at.
+        f"CREATE TABLE late PARTITION OF {TOKEN} DEFAULT;"
+        " INSERT INTO hfj_resource (res_id, has_tags, res_published, res_updated, res_type, res_ver) VALUES (99999999, false, now(), now(), 'X', 1);"
+        f" INSERT INTO {TOKEN} (sp_id, sp_missing, sp_name, res_id, res_type) VALUES (-1, false, 'x', 99999999, 'X')",
+        f"CREATE PUBLICATION pub FOR TABLE {TOKEN}",
+        full(f"ALTER TABLE {TOKEN} ENABLE ROW LEVEL SECURITY"),
+        full(f"CREATE TRIGGER late BEFORE UPDATE ON {TOKEN} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
+        full(f"CREATE VIEW seen AS SELECT * FROM {TOKEN}"),
+    ],
+)
+def test_what_comes_after_the_swap_does_not_go_silently(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch, late: str) -> None:
+    do("prepare")
+    do("swap")
+    real = _hfj_sql.take_locks
+
+    def lock(session: Any, schema: str, locks: Any, limits: Any) -> float:
+        # At the last moment, and once.
+        monkeypatch.undo()
+        site.script(late)
+        return real(session, schema, locks, limits)
+
+    monkeypatch.setattr(_hfj_sql, "take_locks", lock)
+    refused = do("undo", fails=True)
+    assert "Nothing was changed" in refused["msg"]
+    assert refused["state"]["after"] == "swapped"
+    if "DEFAULT" in late:
+        # On the next run it is known, and copied only where that is allowed.
+        assert "late already hold rows" in do("undo", fails=True)["msg"]
+        assert do("undo", allow_copy=True)["rows_copied"] == 1
+        assert site.script(f"SELECT res_id FROM {TOKEN} WHERE sp_id = -1") == "99999999"
+    else:
+        for check in (True, False):
+            assert "table_obstacles" in do("undo", check=check, fails=True)["msg"]
+
+
 # --- others at work ------------------------------------------------------------------------------------------------
 
 
