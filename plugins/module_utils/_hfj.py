@@ -48,6 +48,9 @@ LEAST_WIDTH = 1000000
 # So many calls of nextval() may happen between a look and a swap: replicas that start, each with its sequences.
 CALLS_AHEAD = 100
 NEAR_CALLS = 20
+# The watch is to run at least so often, and until it does, so many times the busiest hour of the last month may come.
+WATCH_HOURS = 1
+PEAKS = 2
 # Bytes of an entry of the index on two bigints, with its share of pages.
 ENTRY_BYTES = 32
 
@@ -164,6 +167,7 @@ class Sequence:
     cycles: bool = False
     highest: int = 0
     per_day: Optional[float] = None
+    peak_hour: float = 0.0  # the most ids that were given out in an hour
 
     @property
     def used(self) -> int:
@@ -291,18 +295,44 @@ def propose(sequence: Sequence, wait_days: float, months: int, ahead: int, first
     """
     per_day = sequence.per_day or 0.0
     if not first:
-        first = round_up(sequence.used + max(LEAST_MARGIN, CALLS_AHEAD * sequence.increment, math.ceil(per_day * wait_days)))
+        ahead_of = max(LEAST_MARGIN, CALLS_AHEAD * sequence.increment, math.ceil(per_day * wait_days), 4 * reserve(sequence))
+        first = round_up(sequence.used + ahead_of)
     elif near(sequence, first):
         raise HfjError(
-            "Nothing was changed: first_bound is %d, and the sequence %s has given out ids up to %d. Every insert beyond first_bound is refused until"
-            " the swap. Give one that is well above it, or none, and it is computed." % (first, sequence.name, sequence.used)
+            "Nothing was changed: first_bound is %d, and the sequence %s has given out ids up to %d; %d more may come before a watch acts. Every"
+            " insert beyond first_bound is refused until the swap. Give one that is well above it, or none, and it is computed."
+            % (first, sequence.name, sequence.used, reserve(sequence))
         )
     return Bounds(first, width or max(LEAST_WIDTH, round_up(math.ceil(per_day * 30.4375 * months))), ahead)
 
 
+def reserve(sequence: Sequence) -> int:
+    """Return how many ids may be given out before a watch acts: an average day, some calls of nextval(), or the busiest hours."""
+    return max(NEAR_CALLS * sequence.increment, math.ceil(sequence.per_day or 0.0), math.ceil(PEAKS * WATCH_HOURS * sequence.peak_hour))
+
+
 def near(sequence: Sequence, bound: int) -> bool:
-    """Tell whether inserts could soon be refused by CHECK (key < bound): within a day, or within some calls of nextval()."""
-    return sequence.used + max(NEAR_CALLS * sequence.increment, math.ceil(sequence.per_day or 0.0)) >= bound
+    """Tell whether inserts could soon be refused by CHECK (key < bound)."""
+    return sequence.used + reserve(sequence) >= bound
+
+
+def busiest_hour(points: list[tuple[int, float]]) -> float:
+    """Return the most ids that were given out within an hour, from ids with the hour in which they came."""
+    points = sorted(points)
+    most = 0.0
+    for place, (id, hour) in enumerate(points):
+        for number, (later, at) in enumerate(points[place + 1 :]):
+            if at - hour <= 1:
+                most = max(most, float(later - id))
+            elif number == 0:
+                most = max(most, (later - id) / (at - hour))
+    return most
+
+
+def bound_unknown(table: Table, sequence: Sequence) -> bool:
+    """Tell whether prepare would have to compute N without knowing the growth."""
+    there = first_bound(table.new)
+    return sequence.per_day is None and (there is None or near(sequence, there))
 
 
 def parse_bound(text: str) -> tuple[Optional[int], Optional[int], bool]:
@@ -639,6 +669,16 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
             "What is done goes by the catalog, so they are taken along. Try the next HAPI upgrade on a copy first.",
         )  # fmt: skip
     return found
+
+
+def judge_waiting(table: Table) -> list[dict[str, Any]]:
+    """Return what has to be done for as long as a table waits for its swap."""
+    return [
+        finding(
+            "watch_needed", "info", "%s.%s" % (table.schema, table.name), "step=watch at least every hour until the swap",
+            "ids from the bound on are refused", "Let cron run it, begin no bulk load, and swap soon.",
+        )
+    ]  # fmt: skip
 
 
 def judge_back(table: Table) -> list[dict[str, Any]]:

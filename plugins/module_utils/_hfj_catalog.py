@@ -13,8 +13,8 @@ from collections.abc import Sequence as Sequenced
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, names_made
-from ._hfj import parse_bound, parse_check
+from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
+from ._hfj import names_made, parse_bound, parse_check
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ RESOURCE_ID = "res_id"
 SAMPLE = 50000
 # Days over which growth is measured.
 GROWTH_DAYS = 30
+# At so many ids of that time it is looked when they came, to find the busiest hour.
+PEAK_SAMPLES = 200
 
 SERVER = """
 SELECT pg_catalog.current_setting('server_version_num')::int AS version, pg_catalog.pg_is_in_recovery() AS in_recovery,
@@ -292,7 +294,23 @@ def read_sequence(session: Session, schema: str, name: str, growth: bool = True)
         )
     row = rows[0]
     per_day = read_growth(session, schema, highest) if growth and highest else None
-    return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day)
+    peak = read_peak(session, schema, highest, per_day) if growth and highest else 0.0
+    return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day, peak)
+
+
+def read_peak(session: Session, schema: str, highest: int, per_day: Optional[float]) -> float:
+    """Return the most ids that came within an hour of the last month, from the dates of some rows. Raises PostgresError."""
+    from psycopg2 import sql
+
+    low = max(0, highest - int(per_day * GROWTH_DAYS)) if per_day else 0
+    query = sql.SQL(
+        "SELECT DISTINCT r.id, r.hour FROM pg_catalog.generate_series(%(low)s::bigint, %(highest)s::bigint, %(step)s::bigint) g(at), LATERAL"
+        " (SELECT t.res_id AS id, (extract(epoch FROM t.res_published) / 3600)::float8 AS hour FROM {} t WHERE t.res_id >= g.at"
+        " ORDER BY t.res_id LIMIT 1) r WHERE r.hour IS NOT NULL"
+    ).format(sql.Identifier(schema, RESOURCE))
+    step = max(1, (highest - low) // PEAK_SAMPLES)
+    rows = session.rows(query, {"low": low, "highest": highest, "step": step})
+    return busiest_hour([(row["id"], row["hour"]) for row in rows])
 
 
 def read_growth(session: Session, schema: str, highest: int, days: float = GROWTH_DAYS) -> Optional[float]:

@@ -12,6 +12,7 @@ lock_timeout, which is below the server's deadlock_timeout: whoever waits for us
 from __future__ import annotations
 
 import json
+import threading
 import time
 import zlib
 
@@ -28,6 +29,8 @@ from ._postgres import PostgresError
 if TYPE_CHECKING:
     from ._postgres import Session
 
+# Reads the sequence by a session.
+Look = Callable[["Session"], Sequence]
 # The first half of the advisory lock of a table; the other half comes from its name.
 ADVISORY = 1819238760
 # Whoever holds a lock on one of these tables, the oldest first. What it runs is not asked for: a statement may hold a patient's data.
@@ -47,6 +50,14 @@ SELECT l.pid, coalesce(a.backend_start::timestamptz(0)::text, '?') AS since
   FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid
 """
+# A run of ours that validates a CHECK stands in the way of its removal, and is of no use without it.
+CANCEL_VALIDATION = """
+SELECT pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid AND a.pid <> pg_catalog.pg_backend_pid()
+   AND a.state = 'active' AND a.query LIKE '%%VALIDATE CONSTRAINT%%'
+"""
+# Seconds between two looks at the sequence while a CHECK is validated.
+LOOK_EVERY = 5.0
 # What the shape of two tables is made of, whatever their rows.
 FINGERPRINT = """
 SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
@@ -118,11 +129,15 @@ def names(sql: Any, *parts: str) -> Any:
     return sql.Identifier(*parts)
 
 
+def _pair(table: Table) -> tuple[int, int]:
+    # Not the oid: the swap changes which table has the name.
+    return ADVISORY, zlib.crc32(("%s.%s" % (table.schema, table.name)).encode()) & 0x7FFFFFFF
+
+
 @contextmanager
 def alone(session: Session, table: Table) -> Iterator[None]:
     """Be the only one of us at work on a table. The server frees it when the session ends, however that comes. Raises HfjError."""
-    # Not the oid: the swap changes which table has the name.
-    pair = (ADVISORY, zlib.crc32(("%s.%s" % (table.schema, table.name)).encode()) & 0x7FFFFFFF)
+    pair = _pair(table)
     if not session.value("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", pair):
         rows = session.rows(ADVISORY_HOLDERS, pair)
         who = ", ".join("pid %d, alive since %s" % (row["pid"], row["since"]) for row in rows) or "a session that has just ended"
@@ -199,19 +214,29 @@ def under_lock(
                 raise
             told.waited = max(told.waited, time.monotonic() - begun)
             error = exc
-        rows = holders(session, schema, [name for name, _mode in locks])
-        told.blockers = [holder_words(row) for row in rows]
-        for row in rows:
-            if row["backend_type"] == "autovacuum worker" and not row["wraparound"] and limits.cancel_autovacuum:
-                # As the server itself would for whoever waits longer than deadlock_timeout, which we never do.
-                session.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (row["pid"],))
-        if number + 1 < limits.tries:
-            limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
+        _give_way(session, schema, [name for name, _mode in locks], limits, told, number)
+    raise _gave_up(what, limits, told, error)
+
+
+def _give_way(session: Session, schema: str, tables: Sequenced[str], limits: Limits, told: Locking, number: int) -> None:
+    """Remember who is in the way, cancel an autovacuum, and wait before the next try."""
+    rows = holders(session, schema, tables)
+    told.blockers = [holder_words(row) for row in rows]
+    for row in rows:
+        if row["backend_type"] == "autovacuum worker" and not row["wraparound"] and limits.cancel_autovacuum:
+            # As the server itself would for whoever waits longer than deadlock_timeout, which we never do.
+            session.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (row["pid"],))
+    if number + 1 < limits.tries:
+        limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
+
+
+def _gave_up(what: str, limits: Limits, told: Locking, error: PostgresError) -> PostgresError:
     words = "%s was tried %d times, gave way each time, and changed nothing: its locks were not got within %g s." % (
         what, limits.tries, limits.lock_timeout,
     )  # fmt: skip
     who = " Held by %s." % "; ".join(told.blockers) if told.blockers else ""
-    raise PostgresError("%s%s End that transaction, or try again at a calmer time. %s" % (words, who, error), error.kind, error.sqlstate)
+    text = "%s%s End that transaction, or try again at a calmer time. %s" % (words, who, error)
+    return PostgresError(text, error.kind, error.sqlstate)
 
 
 # --- online steps --------------------------------------------------------------------------------------------------
@@ -416,9 +441,10 @@ def add_check(session: Session, table: Table, bound: int, limits: Limits, told: 
 
 
 def drop_check(session: Session, table: Table, limits: Limits, told: Locking) -> None:
-    """Drop the CHECK."""
+    """Drop the CHECK, also under a run of ours that is validating it: nobody may be refused for the sake of a proof."""
     from psycopg2 import sql
 
+    session.execute(CANCEL_VALIDATION, _pair(table))
     statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(names(sql, table.schema, table.name), names(sql, CHECK))
     _alter(session, "drop_check", table, statement, limits, told)
 
@@ -428,11 +454,67 @@ def _alter(session: Session, what: str, table: Table, statement: Any, limits: Li
     under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda: session.execute(statement), limits, told)
 
 
-def validate(session: Session, schema: str, table: str, constraint: str) -> None:
-    """Validate a constraint: every row is read, and everybody goes on meanwhile."""
+def validate(session: Session, schema: str, table: str, constraint: str, limits: Limits, told: Locking) -> None:
+    """Validate a constraint: every row is read, and everybody goes on meanwhile. Raises PostgresError that names who held the lock."""
     from psycopg2 import sql
 
-    session.execute(sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(names(sql, schema, table), names(sql, constraint)))
+    error = PostgresError("It was not tried.")
+    statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(names(sql, schema, table), names(sql, constraint))
+    try:
+        for number in range(limits.tries):
+            told.tries += 1
+            # A vacuum that prevents wraparound holds the same lock for hours.
+            session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", ("%dms" % max(1, round(limits.lock_timeout * 1000)),))
+            try:
+                session.execute(statement)
+            except PostgresError as exc:
+                if exc.sqlstate not in BUSY:
+                    raise
+                error = exc
+            else:
+                return
+            _give_way(session, schema, [table], limits, told, number)
+    finally:
+        with suppress(PostgresError):
+            session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    raise _gave_up("The validation of %s" % constraint, limits, told, error)
+
+
+def validate_check(
+    session: Session, table: Table, bound: int, look: Look, other: Callable[[], Session], limits: Limits, told: Locking
+) -> None:
+    """Validate the CHECK, and break that off and drop it when the sequence comes near. Raises PostgresError, HfjError."""
+    pid = session.value("SELECT pg_catalog.pg_backend_pid()")
+    done, seen = threading.Event(), threading.Event()
+
+    def watch(second: Session) -> None:
+        # A session that is lost leaves step=watch, which looks from outside.
+        with suppress(PostgresError, HfjError):
+            while not done.wait(LOOK_EVERY):
+                if near(look(second), bound):
+                    seen.set()
+                    second.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (pid,))
+                    return
+
+    with other() as second:
+        thread = threading.Thread(target=watch, args=(second,), daemon=True)
+        thread.start()
+        try:
+            validate(session, table.schema, table.name, CHECK, limits, told)
+        except PostgresError:
+            done.set()
+            thread.join()
+            if not seen.is_set():
+                raise
+        finally:
+            done.set()
+            thread.join()
+    if seen.is_set() or near(look(session), bound):
+        drop_check(session, table, limits, told)
+        raise HfjError(
+            "The sequence has come near %d while every row was looked at. The CHECK was dropped, so that nothing is refused. Run this again: it takes"
+            " another bound." % bound
+        )
 
 
 # --- the swap and the way back -------------------------------------------------------------------------------------
@@ -453,7 +535,7 @@ def key_shapes(session: Session, oid: int) -> list[tuple[Any, ...]]:
     return sorted(found)
 
 
-def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence], limits: Limits, told: Locking) -> None:
+def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits, told: Locking) -> None:
     """Make a prepared table the first partition of its parent. Raises PostgresError, HfjError."""
     from psycopg2 import sql
 
@@ -476,7 +558,7 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
         # All that was judged, in one look: everybody waits.
         if session.value(FINGERPRINT, {"oids": oids}) != mark:
             raise changed
-        sequence = look()
+        sequence = look(session)
         if sequence.used >= bound:
             raise HfjError(
                 "Nothing was changed: ids up to %d are given out, and %s was prepared up to %d. Run step=watch, then prepare again."
@@ -665,9 +747,19 @@ def _main(table: Table) -> Relation:
 
 
 def carry_out(
-    session: Session, table: Table, step: Step, look: Callable[[], Sequence], limits: Limits, told: Locking, allow_copy: bool = False
+    session: Session,
+    table: Table,
+    step: Step,
+    look: Look,
+    other: Callable[[], Session],
+    limits: Limits,
+    told: Locking,
+    allow_copy: bool = False,
 ) -> int:
-    """Carry out one step on a table as it is now; return the rows that it copied. Raises PostgresError, HfjError."""
+    """Carry out one step on a table as it is now; return the rows that it copied. Raises PostgresError, HfjError.
+
+    look reads the sequence; other opens a second session.
+    """
     if step.action == "build_index":
         build_index(session, table)
     elif step.action == "drop_index":
@@ -682,17 +774,17 @@ def carry_out(
             raise HfjError("%s has no parent yet. Run this again." % table.name)
         add_partition(session, table, parent, step, limits, told)
     elif step.action == "add_check":
-        if near(look(), step.upper):
+        if near(look(session), step.upper):
             raise HfjError("The sequence has come near %d meanwhile. Nothing is refused yet. Run this again: it takes another bound." % step.upper)
         add_check(session, table, step.upper, limits, told)
     elif step.action == "validate_check":
-        validate(session, table.schema, table.name, CHECK)
+        validate_check(session, table, step.upper, look, other, limits, told)
     elif step.action == "drop_check":
         drop_check(session, table, limits, told)
     elif step.action == "validate_key":
         for item in table.inbound:
             if "%s.%s" % (item.key.table, item.key.name) == step.object:
-                validate(session, item.key.schema, item.key.table, item.key.name)
+                validate(session, item.key.schema, item.key.table, item.key.name, limits, told)
     elif step.action == "analyze":
         from psycopg2 import sql
 

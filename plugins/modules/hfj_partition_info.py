@@ -302,7 +302,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         found.append(
             finding(
                 "growth_unknown", "info", params["sequence"], "resources of more than a day", "fewer",
-                "Bounds are proposed from the sequence alone. Give first_bound and width if you know better.",
+                "Bounds are proposed from the sequence alone, and prepare does not compute one from that. Give it first_bound and width.",
             )
         )  # fmt: skip
     return {

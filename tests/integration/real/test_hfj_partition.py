@@ -641,6 +641,70 @@ def test_the_check_bites_and_the_watch_takes_it_away_in_time(site: Site, do: Run
     do("verify")
 
 
+def test_the_watch_breaks_off_a_validation_of_ours(site: Site, do: Run) -> None:
+    """A run that waits or reads for hours, with the advisory lock, must not keep it from taking the CHECK away."""
+    bound = do("prepare")["bounds"]["first"]
+    site.script(f"SELECT setval('seq_resource_id', {bound - 500})")
+    other = site.connection("postgres", "postgres")
+    lock = zlib.crc32(b"public." + TOKEN.encode()) & 0x7FFFFFFF
+    ended: list[str] = []
+
+    def validating() -> None:
+        text = f"SELECT pg_advisory_lock(1819238760, {lock}); BEGIN; LOCK TABLE {TOKEN} IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(60)"
+        try:
+            other.cursor().execute(text + " /* VALIDATE CONSTRAINT */")
+        except psycopg2.Error as exc:
+            ended.append(str(exc.pgcode))
+
+    thread = threading.Thread(target=validating)
+    thread.start()
+    try:
+        site.until("the lock", lambda: site.script("SELECT count(*) FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock' AND granted") != "0")
+        assert "another run is at work" in do("undo", fails=True)["msg"]
+        assert actions(do("watch")) == ["drop_check"]
+    finally:
+        thread.join(70)
+        other.close()
+    assert ended == ["57014"]
+
+
+def test_a_validation_is_broken_off_when_the_sequence_comes_near(site: Site, do: Run, info: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _hfj_sql.validate
+    monkeypatch.setattr(_hfj_sql, "LOOK_EVERY", 0.1)
+
+    def slow(session: Any, *args: Any) -> None:
+        bound = int(site.script("SELECT substring(pg_get_constraintdef(oid) FROM '[0-9]+') FROM pg_constraint WHERE conname = 'bd_fhir_below'"))
+        site.script(f"SELECT setval('seq_resource_id', {bound - 500})")
+        session.execute("SELECT pg_sleep(60)")
+        real(session, *args)
+
+    monkeypatch.setattr(_hfj_sql, "validate", slow)
+    begun = time.monotonic()
+    assert "The CHECK was dropped, so that nothing is refused" in do("prepare", fails=True)["msg"]
+    assert time.monotonic() - begun < 30
+    assert site.script("SELECT count(*) FROM pg_constraint WHERE conname = 'bd_fhir_below'") == "0"
+    monkeypatch.undo()
+    assert state(info()) == "preparing"
+    do("prepare")
+
+
+def test_a_validation_names_who_keeps_it_waiting(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a vacuum against wraparound does for hours; HAPI's writes are not kept waiting by it."""
+    holder = site.connection("postgres", "postgres", application_name="vacuum-like")
+    holder.autocommit = False
+    real = _hfj_sql.validate
+
+    def late(*args: Any) -> None:
+        holder.cursor().execute(f"LOCK TABLE {TOKEN} IN SHARE UPDATE EXCLUSIVE MODE")
+        real(*args)
+
+    monkeypatch.setattr(_hfj_sql, "validate", late)
+    assert f"pid {holder.get_backend_pid()} (vacuum-like" in do("prepare", fails=True, lock_tries=2)["msg"]
+    holder.close()
+    monkeypatch.undo()
+    assert actions(do("prepare")) == ["validate_check"]
+
+
 def test_a_bound_of_ones_own(site: Site, do: Run) -> None:
     assert "first_bound is 100, and the sequence" in do("prepare", fails=True, first_bound=100)["msg"]
     do("prepare", first_bound=20000, width=5000, ahead=3)
@@ -863,6 +927,9 @@ def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
 
     def do(step: str, **more: Any) -> float:
         held = 0.0
+        if step == "prepare":
+            # There is nothing of a day from which it could be computed.
+            more["first_bound"] = site.sequence() + 50000
         for table in tables:
             found = run(hfj_partition, **site.args(table=table, step=step, **more))
             assert "failed" not in found, found["msg"]

@@ -163,6 +163,23 @@ def test_bounds() -> None:
         assert not hfj.near(there, hfj.propose(there, 0, 1, 1).first)
 
 
+def test_the_busiest_hour_counts() -> None:
+    assert hfj.busiest_hour([]) == hfj.busiest_hour([(1, 0.0)]) == 0
+    # A day of 24 ids, and an hour in which 423 came; dates need not rise with the ids.
+    points = [(number, float(number)) for number in range(24)] + [(100, 24.2), (300, 24.1), (523, 24.9), (600, 44.0)]
+    assert hfj.busiest_hour(points) == 423
+    # Between two samples that are far apart: as if they had come evenly.
+    assert hfj.busiest_hour([(0, 0.0), (1000, 10.0)]) == 100
+    busy = replace(SEQUENCE, peak_hour=360000.0)
+    assert hfj.reserve(busy) == 720000
+    assert hfj.near(busy, 700000)
+    assert not hfj.near(SEQUENCE, 700000)
+    # Four times as much as may come before a watch acts.
+    assert hfj.propose(busy, 0, 12, 2).first == 2900000
+    with pytest.raises(HfjError, match="720000 more may come before a watch acts"):
+        hfj.propose(busy, 0, 12, 2, 700000)
+
+
 def test_days_until_the_end() -> None:
     assert hfj.days_until(SEQUENCE, 15051) == 100
     assert hfj.days_until(SEQUENCE, 1) == 0

@@ -35,8 +35,8 @@ class Server:
         text = query if isinstance(query, str) else repr(query)
         self.said.append(text if params is None else f"{text} {params}")
         if "lock_timeout" in text:
-            self.timeouts.append(int(params[0].removesuffix("ms")))
-        if "LOCK TABLE" in text and self.busy:
+            self.timeouts.append(int((params or ["0ms"])[0].removesuffix("ms")))
+        if ("LOCK TABLE" in text or "VALIDATE" in text) and self.busy:
             self.busy -= 1
             raise BUSY
 
@@ -127,8 +127,22 @@ def test_a_check_is_not_added_where_the_sequence_has_come_near() -> None:
     server = Server()
     with pytest.raises(HfjError, match="has come near 100"):
         work.carry_out(
-            server, Table("public", "t"), Step("add_check", "t", "", upper=100), lambda: Sequence("s", 90, 50), work.Limits(), work.Locking()  # type: ignore[arg-type]
-        )
+            server, Table("public", "t"), Step("add_check", "t", "", upper=100), lambda session: Sequence("s", 90, 50), Server, work.Limits(),  # type: ignore[arg-type]
+            work.Locking(),
+        )  # fmt: skip
     with pytest.raises(HfjError, match="no step jump"):
-        work.carry_out(server, Table("public", "t"), Step("jump", "t", ""), lambda: Sequence("s", 1, 50), work.Limits(), work.Locking())  # type: ignore[arg-type]
+        work.carry_out(
+            server, Table("public", "t"), Step("jump", "t", ""), lambda session: Sequence("s", 1, 50), Server, work.Limits(), work.Locking()  # type: ignore[arg-type]
+        )
     assert server.said == []
+
+
+def test_a_validation_waits_for_its_lock_only_for_a_while() -> None:
+    server, told = Server(2, [HOLDER]), work.Locking()
+    limits = work.Limits(tries=3, pause=lambda seconds: None)
+    work.validate(server, "public", "t", "bd_fhir_below", limits, told)  # type: ignore[arg-type]
+    assert told.tries == 3
+    assert [text for text in server.said if "lock_timeout" in text][0].endswith("('500ms',)")
+    server = Server(9, [HOLDER])
+    with pytest.raises(PostgresError, match="validation of bd_fhir_below was tried 3 times.* pid 7 .hapi"):
+        work.validate(server, "public", "t", "bd_fhir_below", limits, work.Locking())  # type: ignore[arg-type]
