@@ -12,6 +12,7 @@ lock_timeout, which is below the server's deadlock_timeout: whoever waits for us
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import zlib
@@ -19,18 +20,15 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence as Sequenced
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
 from ._hfj_catalog import BUILDING, OBSTACLES, RESOURCE, read_keys, read_relation, read_table
-from ._partition_catalog import BUSY, transaction
-from ._postgres import PostgresError
-
-if TYPE_CHECKING:
-    from ._postgres import Session
+from ._partition_catalog import BUSY, CANCELLED, transaction
+from ._postgres import PostgresError, Session
 
 # Reads the sequence by a session.
-Look = Callable[["Session"], Sequence]
+Look = Callable[[Session], Sequence]
 # The first half of the advisory lock of a table; the other half comes from its name.
 ADVISORY = 1819238760
 # Whoever holds a lock on one of these tables, the oldest first. What it runs is not asked for: a statement may hold a patient's data.
@@ -174,10 +172,55 @@ def take_locks(session: Session, schema: str, locks: Sequenced[tuple[str, str]],
         session.execute(sql.SQL("LOCK TABLE ONLY {} IN %s MODE" % mode).format(names(sql, schema, name)))
         if number == 0:
             begun = time.monotonic()
-    # Of what comes now nobody else knows, or it is locked: whatever still has to be waited for is a mistake.
-    session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", ("%dms" % max(1, round(limits.hold * 1000)),))
     session.execute("SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)", ("%dms" % round(limits.hold * 1000),))
     return begun
+
+
+class Brief(Session):
+    """A session under locks: each statement gets what is left of the time for which they may be held."""
+
+    def __init__(self, session: Session, locked: float, hold: float) -> None:  # pylint: disable=super-init-not-called
+        self._session = session
+        self._hold = hold
+        self._end = locked + hold
+
+    def left(self) -> float:
+        """Return the seconds that are left. Raises PostgresError when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise _too_long(self._hold)
+        return left
+
+    def no_limit(self) -> None:
+        """Take as long as it takes: the operator has allowed it."""
+        self._end = math.inf
+        self._session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+
+    def _limit(self) -> None:
+        # Of what is asked for now nobody else knows, or it is locked: whatever still has to be waited for is a mistake.
+        if self._end != math.inf:
+            value = "%dms" % max(1, round(self.left() * 1000))
+            self._session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", (value,))
+
+    def execute(self, query: Any, params: Any = None) -> None:
+        """As of Session."""
+        self._limit()
+        self._session.execute(query, params)
+
+    def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
+        """As of Session."""
+        self._limit()
+        return self._session.rows(query, params)
+
+    def value(self, query: Any, params: Any = None) -> Any:
+        """As of Session."""
+        self._limit()
+        return self._session.value(query, params)
+
+
+def _too_long(hold: float, exc: Optional[PostgresError] = None) -> PostgresError:
+    text = "It would have held its locks for longer than hold_seconds, %.3g s, so everything was put back. Try again at a calmer time." % hold
+    return PostgresError(text if exc is None else "%s %s" % (text, exc), "statement", CANCELLED)
 
 
 def under_lock(
@@ -185,13 +228,14 @@ def under_lock(
     what: str,
     schema: str,
     locks: Sequenced[tuple[str, str]],
-    work: Callable[[], Any],
+    work: Callable[[Brief], Any],
     limits: Limits,
     told: Locking,
     ahead: Optional[Callable[[], None]] = None,
 ) -> Any:
     """Return what work returns in a transaction that holds these locks. Gives way and tries again while others hold them.
 
+    work gets a session in which everything together has to be done within the limit; what takes longer is put back.
     ahead comes before the locks, in the same transaction. Raises PostgresError that names who held them, HfjError of work.
     """
     error = PostgresError("It was not tried.")
@@ -206,14 +250,21 @@ def under_lock(
                 asked = time.monotonic()
                 locked = take_locks(session, schema, locks, limits)
                 told.waited = max(told.waited, time.monotonic() - asked)
-                result = work()
-            told.held = time.monotonic() - locked
+                brief = Brief(session, locked, limits.hold)
+                result = work(brief)
+                # The server looks at single statements alone.
+                brief.left()
             return result
         except PostgresError as exc:
+            if exc.sqlstate == CANCELLED and locked and time.monotonic() >= locked + limits.hold:
+                raise _too_long(limits.hold, exc) from None
             if exc.sqlstate not in BUSY:
                 raise
             told.waited = max(told.waited, time.monotonic() - begun)
             error = exc
+        finally:
+            if locked:
+                told.held = max(told.held, time.monotonic() - locked)
         _give_way(session, schema, [name for name, _mode in locks], limits, told, number)
     raise _gave_up(what, limits, told, error)
 
@@ -287,7 +338,7 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
             _create_index(session, table, index)
         _like(session, table, table.name + NEW, storage=False)
 
-    def link() -> None:
+    def link(session: Session) -> None:
         for key in main.keys:
             session.execute(
                 sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({})").format(
@@ -326,7 +377,7 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
         )
         _like(session, table, step.object, storage=True)
 
-    def attach() -> None:
+    def attach(session: Session) -> None:
         session.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
                 above, name, sql.Literal(step.lower), sql.Literal(step.upper)
@@ -419,7 +470,7 @@ def drop_parent(session: Session, table: Table, limits: Limits, told: Locking) -
 
     name = names(sql, table.schema, table.name + NEW)
 
-    def work() -> None:
+    def work(session: Session) -> None:
         if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)):
             raise HfjError("Nothing was changed: %s holds rows, so it is somebody else's. Look at it." % (table.name + NEW))
         session.execute(sql.SQL("DROP TABLE {}").format(name))
@@ -451,7 +502,7 @@ def drop_check(session: Session, table: Table, limits: Limits, told: Locking) ->
 
 def _alter(session: Session, what: str, table: Table, statement: Any, limits: Limits, told: Locking) -> None:
     locks = [(table.name, "ACCESS EXCLUSIVE")]
-    under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda: session.execute(statement), limits, told)
+    under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda brief: brief.execute(statement), limits, told)
 
 
 def validate(session: Session, schema: str, table: str, constraint: str, limits: Limits, told: Locking) -> None:
@@ -554,7 +605,7 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
     if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound or now.main.check_bound != bound:
         raise changed
 
-    def work() -> None:
+    def work(session: Session) -> None:
         # All that was judged, in one look: everybody waits.
         if session.value(FINGERPRINT, {"oids": oids}) != mark:
             raise changed
@@ -621,24 +672,24 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     if [part.name for part in now.main.parts] != [part.name for part in main.parts]:
         raise changed
 
-    def has_rows(name: str) -> bool:
+    def has_rows(session: Session, name: str) -> bool:
         return bool(session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name))))
 
-    def work() -> int:
+    def work(session: Brief) -> int:
         # The parent is dropped with all that belongs to it: nothing may have come that was not looked at.
         if session.value(FINGERPRINT, oids) != mark:
             raise changed
         what = goes_with(session, table, main, others)
         if what:
             raise HfjError("Nothing was changed: %s would go with the parent of %s. Drop it, or make it anew after." % (", ".join(what), table.name))
-        filled = [name for name in others if has_rows(name)]
+        filled = [name for name in others if has_rows(session, name)]
         if filled and not allow_copy:
             raise HfjError(
                 "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
                 " Allow it with allow_copy, in a window." % ", ".join(filled)
             )
         if filled:
-            session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+            session.no_limit()
         before = key_shapes(session, main.oid)
         # What was granted since the swap was granted on the parent, which goes.
         clothes = worn(session, main.oid)
@@ -650,7 +701,7 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         for name in filled:
             moved += _copy(session, table, name, first.name)
         left = sorted((row["schema"], row["name"]) for row in session.rows(CHILDREN, {"oid": main.oid}))
-        if left != sorted((table.schema, name) for name in others) or any(has_rows(name) for name in others if name not in filled):
+        if left != sorted((table.schema, name) for name in others) or any(has_rows(session, name) for name in others if name not in filled):
             raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))

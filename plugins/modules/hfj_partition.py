@@ -85,7 +85,8 @@ options:
     default: 20
   hold_seconds:
     description:
-      - For how long locks may be held at most. What takes longer is put back. Copying by O(allow_copy) is not limited.
+      - For how long locks may be held at most, by everything that is done under them together. What takes longer is put back. Copying
+        by O(allow_copy) is not limited.
     type: float
     default: 5
   cancel_autovacuum:
