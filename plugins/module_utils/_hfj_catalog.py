@@ -140,7 +140,8 @@ SELECT c.relname::text AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_nam
  WHERE n.nspname = %(schema)s AND c.relname = ANY (%(names)s) ORDER BY 1
 """
 SEQUENCE = """
-SELECT coalesce(s.last_value, s.start_value) AS last, s.increment_by AS increment, s.cycle AS cycles
+SELECT coalesce(s.last_value, s.start_value) AS last, s.increment_by AS increment, s.cycle AS cycles,
+       pg_catalog.has_sequence_privilege(pg_catalog.format('%%I.%%I', s.schemaname, s.sequencename), 'SELECT, USAGE') AS readable
   FROM pg_catalog.pg_sequences s WHERE s.schemaname = %(schema)s AND s.sequencename = %(name)s
 """
 STANDBYS = """
@@ -290,9 +291,14 @@ def read_sequence(session: Session, schema: str, name: str, growth: bool = True)
     rows = session.rows(SEQUENCE, {"schema": schema, "name": name})
     if not rows:
         raise HfjError(
-            "There is no sequence %s.%s, or this user may not read it. Name HAPI's in sequence: it is seq_resource_id in 7.2." % (schema, name)
+            "There is no sequence %s.%s. Name HAPI's in sequence: it is seq_resource_id in 7.2." % (schema, name)
         )
     row = rows[0]
+    if not row["readable"]:
+        raise HfjError(
+            "This user may not read the sequence %s.%s, and the server then shows no position. GRANT SELECT ON SEQUENCE %s.%s to it."
+            % (schema, name, schema, name)
+        )
     per_day = read_growth(session, schema, highest) if growth and highest else None
     peak = read_peak(session, schema, highest, per_day) if growth and highest else 0.0
     return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day, peak)

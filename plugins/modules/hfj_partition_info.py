@@ -28,7 +28,8 @@ extends_documentation_fragment:
 options:
   login_user:
     description:
-      - User to log in with. It needs C(SELECT) on HAPI's tables, and C(pg_monitor) to see standbys and the data directory.
+      - User to log in with. It needs C(SELECT) on HAPI's tables and on the sequence, and C(pg_monitor) to see standbys and the data
+        directory.
   tables:
     description:
       - The tables to look at, as they are written in the catalog. By default all that refer to HFJ_RESOURCE, and that one.

@@ -168,6 +168,13 @@ def test_info_works_with_a_role_that_may_only_read(site: Site, info: Run) -> Non
     assert (state(found), ids(found)) == ("plain", [])
     site.script("REVOKE pg_read_all_data FROM reporter")
     assert "permission denied" in info(fails=True, login_user="reporter", login_password=APP_PASSWORD)["msg"]
+    # All tables, and not the sequence: it is not taken for one that was never used.
+    site.script("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reporter")
+    refused = info(fails=True, login_user="reporter", login_password=APP_PASSWORD)["msg"]
+    assert "GRANT SELECT ON SEQUENCE public.seq_resource_id" in refused
+    site.script("GRANT SELECT ON SEQUENCE seq_resource_id TO reporter")
+    found = info(login_user="reporter", login_password=APP_PASSWORD)
+    assert (state(found), ids(found)) == ("plain", [])
 
 
 # --- the whole way, while HAPI works -------------------------------------------------------------------------------
