@@ -86,6 +86,7 @@ class ForeignKey:
     validated: bool = True
     inherited: bool = False
     plain: bool = True  # no action, not deferrable, MATCH SIMPLE
+    partitioned: bool = False  # table is, in which case it takes no key that is NOT VALID
     # For people: how it is written depends on the search_path.
     definition: str = field(default="", compare=False)
 
@@ -100,6 +101,16 @@ class Inbound:
 
     key: ForeignKey
     partner: str = ""
+
+    @property
+    def object(self) -> str:
+        """Return how the key is called in a plan."""
+        return "%s.%s" % (self.key.table, self.key.name)
+
+    @property
+    def in_use(self) -> bool:
+        """Tell whether a partitioned table with rows refers to us; a parent that is not in use yet is empty."""
+        return self.key.partitioned and not self.key.table.endswith(NEW)
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ def state_of(table: Table) -> str:
 def leftovers(table: Table) -> list[Step]:
     """Return what is left to be done online after a swap."""
     steps = [
-        Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it is NOT VALID: rows from before the change were not looked at")
+        Step("validate_key", item.object, "it is NOT VALID: rows from before the change were not looked at")
         for item in table.inbound
         if not item.key.validated
     ]
@@ -455,8 +466,9 @@ def plan_swap(table: Table) -> list[Step]:
     """Return the swap, or what is left of it."""
     if table.state == "prepared":
         keys = [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "rows from before the change have to be looked at")
+            Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
+            if not item.key.partitioned
         ]
         more = [*keys, Step("analyze", table.name, "autovacuum never analyzes a parent, and the planner would guess")]
         bound = first_bound(table.new) or 0
@@ -470,15 +482,16 @@ def plan_undo(table: Table) -> list[Step]:
     main = table.main
     if main is None or table.state in ("plain", "foreign"):
         return [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it was made anew and not validated yet")
+            Step("validate_key", item.object, "it was made anew and not validated yet")
             for item in table.inbound
             if not item.key.validated and table.state == "plain"
         ]
     if table.state in ("swapped", "unfinished"):
         steps.append(Step("swap_back", table.name, "the first partition becomes the table again"))
         steps += [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "rows from before the change have to be looked at")
+            Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
+            if not item.key.partitioned
         ]
         return [*steps, Step("drop_index", table.name + UNIQUE, "a plain table does not need it")]
     if main.check_bound is not None:
@@ -488,7 +501,7 @@ def plan_undo(table: Table) -> list[Step]:
     if unique_index(table, main) is not None:
         steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
     steps += [
-        Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it was made anew and not validated yet")
+        Step("validate_key", item.object, "it was made anew and not validated yet")
         for item in table.inbound
         if not item.key.validated
     ]
@@ -638,6 +651,7 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
                 "foreign key %s: %s" % (item.key.name, item.key.definition),
                 "A foreign key to a partitioned table must include its key, and this one can't.",
             )  # fmt: skip
+    found += judge_order(table, "partitioned")
     unfit = [key.name for key in main.keys if not key.validated or not key.plain]
     if unfit:
         say(
@@ -681,6 +695,21 @@ def judge_waiting(table: Table) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def judge_order(table: Table, wish: str) -> list[dict[str, Any]]:
+    """Return which tables have to be plain before this one can be what is wished: a key to it has to be made anew, and they take none."""
+    first = sorted({item.key.table for item in table.inbound if item.in_use})
+    if not first:
+        return []
+    return [
+        finding(
+            "inbound_table_partitioned", "error", "%s.%s" % (table.schema, table.name), "the tables that refer to it plain",
+            "%s partitioned" % ", ".join(first),
+            "PostgreSQL takes no NOT VALID foreign key of a partitioned table, and any other would read it under the lock. Bring %s back with"
+            " step=undo, make this one %s, and then partition the other again if that is wanted." % (", ".join(first), wish),
+        )
+    ]  # fmt: skip
+
+
 def judge_back(table: Table) -> list[dict[str, Any]]:
     """Return what is in the way of the way back from a partitioned table."""
     found = []
@@ -691,7 +720,7 @@ def judge_back(table: Table) -> list[dict[str, Any]]:
                 ", ".join(table.main.obstacles), "It would go with the parent. Drop it before, and make it anew on the plain table after.",
             )
         )  # fmt: skip
-    return found
+    return found + (judge_order(table, "plain") if table.state in ("swapped", "unfinished") else [])
 
 
 def names_differ(table: Table) -> str:

@@ -83,7 +83,7 @@ SELECT x.relname::text AS name, i.indisunique AS "unique", i.indisprimary AS "pr
 """
 # Both ends of every foreign key that touches a table; for all tables with oid 0.
 KEYS = """
-SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS "table", k.conrelid::bigint AS oid,
+SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS "table", c.relkind = 'p' AS partitioned, k.conrelid::bigint AS oid,
        fn.nspname::text AS foreign_schema, f.relname::text AS foreign_table, k.confrelid::bigint AS foreign_oid,
        k.convalidated AS validated, k.conparentid <> 0 AS inherited,
        k.confupdtype = 'a' AND k.confdeltype = 'a' AND k.confmatchtype = 's' AND NOT k.condeferrable AS plain,
@@ -179,7 +179,8 @@ def read_keys(session: Session, oid: int = 0) -> list[tuple[int, int, ForeignKey
             row["foreign_oid"],
             ForeignKey(
                 row["name"], row["schema"], row["table"], tuple(row["columns"]), row["foreign_schema"], row["foreign_table"],
-                tuple(row["foreign_columns"]), row["validated"], row["inherited"], row["plain"], row["definition"],
+                tuple(row["foreign_columns"]), row["validated"], row["inherited"], row["plain"], row["partitioned"],
+                row["definition"],
             ),
         )
         for row in session.rows(KEYS, {"oid": oid})

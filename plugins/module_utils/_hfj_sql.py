@@ -760,9 +760,11 @@ def _drop_key(sql: Any, item: Inbound) -> Any:
 
 
 def _add_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], foreign: Sequenced[str]) -> Any:
-    return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) NOT VALID").format(
-        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign)
-    )
+    return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}){}").format(
+        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign),
+        # A parent that is not in use yet has no row to be looked at, and takes no other.
+        sql.SQL("" if item.key.partitioned else " NOT VALID"),
+    )  # fmt: skip
 
 
 def _rename_indexes(session: Session, table: Table, main: Relation, old: str, new: str) -> None:
@@ -834,7 +836,7 @@ def carry_out(
         drop_check(session, table, limits, told)
     elif step.action == "validate_key":
         for item in table.inbound:
-            if "%s.%s" % (item.key.table, item.key.name) == step.object:
+            if item.object == step.object:
                 validate(session, item.key.schema, item.key.table, item.key.name, limits, told)
     elif step.action == "analyze":
         from psycopg2 import sql

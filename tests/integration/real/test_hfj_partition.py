@@ -430,6 +430,33 @@ def test_case_96_a_foreign_key_comes_before_the_rows(site: Site, do: Run) -> Non
     assert site.script(look) == "t"
 
 
+def test_tables_that_refer_to_each_other_go_in_order(site: Site, do: Run, info: Run) -> None:
+    before = site.dump()
+    tag = "hfj_res_ver_prov"
+    # Prepared: both the table and its empty parent refer to HFJ_RES_VER, and both keys follow it there and back.
+    do("prepare", tag)
+    do("prepare", VERSIONS)
+    told, done = do("swap", VERSIONS, check=True), do("swap", VERSIONS)
+    assert actions(told) == actions(done)
+    do("verify", VERSIONS, expected_foreign_keys=done["foreign_keys"]["before"])
+    do("undo", VERSIONS)
+    assert state(info(tag), tag) == "prepared"
+    # Swapped: the way back of HFJ_RES_VER, and its swap, come after that of the other.
+    do("prepare", VERSIONS)
+    do("swap", VERSIONS)
+    assert state(info(tag), tag) == "prepared"
+    do("swap", tag)
+    for check in (True, False):
+        assert "inbound_table_partitioned" in do("undo", VERSIONS, check=check, fails=True)["msg"]
+    do("undo", tag)
+    do("undo", VERSIONS)
+    assert site.dump() == before
+    do("prepare", tag)
+    do("swap", tag)
+    assert ids(info(VERSIONS)) == ["inbound_table_partitioned"]
+    assert "inbound_table_partitioned" in do("prepare", VERSIONS, fails=True)["msg"]
+
+
 def test_case_97_indexes_come_child_by_child(site: Site, do: Run) -> None:
     do("prepare")
     with pytest.raises(AssertionError, match="cannot create index on partitioned table .* concurrently"):

@@ -133,6 +133,18 @@ def test_the_way_back_from_everywhere() -> None:
     assert hfj.plan_undo(Table("public", "t")) == []
 
 
+def test_a_table_to_which_a_partitioned_one_refers() -> None:
+    item = replace(INBOUND, key=replace(INBOUND.key, partitioned=True))
+    assert ids(hfj.judge(plain(inbound=(item,)), BOUNDS)) == ids(hfj.judge_back(swapped(inbound=(item,)))) == ["inbound_table_partitioned"]
+    assert "Bring tag back with step=undo, make this one plain" in hfj.judge_back(swapped(inbound=(item,)))[0]["hint"]
+    assert hfj.judge_back(swapped(inbound=(INBOUND,))) == hfj.judge_back(plain(inbound=(item,))) == []
+    # One that is only prepared is empty: its key is made at once, and needs no validation after.
+    waiting = replace(item, key=replace(item.key, table="tag_bd_new"))
+    assert hfj.judge(plain(inbound=(waiting, INBOUND)), BOUNDS) == hfj.judge_back(swapped(inbound=(waiting,))) == []
+    assert [step.object for step in hfj.plan_swap(replace(prepared(), inbound=(waiting, INBOUND)))] == ["t", "tag.fk_in", "t"]
+    assert actions(hfj.plan_undo(swapped(inbound=(waiting,)))) == ["swap_back", "drop_index"]
+
+
 def test_partitions_ahead_of_the_sequence() -> None:
     assert hfj.plan_extend(swapped(), SEQUENCE, 0, 2) == []
     steps = hfj.plan_extend(swapped(), replace(SEQUENCE, last=20501), 0, 2)
