@@ -126,6 +126,18 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column with all that a partition has in common with its parent, or that a row without a value gets."""
+
+    name: str
+    type: str
+    collation: int = 0
+    required: bool = False
+    default: str = ""
+    generated: str = ""
+
+
+@dataclass(frozen=True)
 class Relation:
     """A table as the catalog has it."""
 
@@ -144,6 +156,10 @@ class Relation:
     check_valid: bool = False
     analyzed: bool = False
     obstacles: tuple[str, ...] = ()
+    # In order; by another order a row would be another one.
+    columns: tuple[Column, ...] = ()
+    # Names and definitions, but for our own.
+    checks: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -241,16 +257,10 @@ def unique_index(table: Table, relation: Optional[Relation], suffix: str = "") -
 
 
 def parent_fits(table: Table) -> bool:
-    """Tell whether the new parent has every index and foreign key of the table, with the same definitions, and nothing more."""
-    if table.main is None or table.new is None:
+    """Tell whether the new parent has every column, index, check and foreign key of the table, as they are there, and nothing more."""
+    if table.main is None or not parent_fits_so_far(table):
         return False
-    indexes = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(table.main)}
-    keys = {key.shape() for key in table.main.keys}
-    return (
-        indexes == {(index.name, index.rest, index.unique, index.constraint) for index in table.new.indexes}
-        and keys == {key.shape() for key in table.new.keys}
-        and all(key.validated for key in table.main.keys)
-    )
+    return unique_index(table, table.main) is not None and all(key.validated for key in table.main.keys)
 
 
 def first_bound(relation: Optional[Relation]) -> Optional[int]:
@@ -401,7 +411,7 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
     if table.new is not None and not kept:
         why = "its partitions begin at another id than is wanted, or the sequence comes near them"
         if not parent_fits_so_far(table):
-            why = "another index or foreign key is there now"
+            why = "another index, foreign key, column or check is there now"
         steps.append(Step("drop_parent", table.name + NEW, why))
     index = unique_index(table, main)
     if index is not None and not index.valid:
@@ -421,11 +431,18 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
 
 def parent_fits_so_far(table: Table) -> bool:
     """Like parent_fits, when the unique index of the table itself may be missing or invalid."""
-    if table.main is None or table.new is None or unique_index(table, table.new, NEW) is None:
+    main, new = table.main, table.new
+    if main is None or new is None or unique_index(table, new, NEW) is None:
         return False
-    wanted = {(index.name + NEW, index.rest) for index in mirrored(table.main) if index.name != table.name + UNIQUE}
-    have = {(index.name, index.rest) for index in table.new.indexes if index.name != table.name + UNIQUE + NEW}
-    return wanted == have and {key.shape() for key in table.main.keys} == {key.shape() for key in table.new.keys}
+    ours = table.name + UNIQUE
+    missing = unique_index(table, main) is None
+    wanted = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(main)}
+    have = {(index.name, index.rest, index.unique, index.constraint) for index in new.indexes if not missing or index.name != ours + NEW}
+    return (
+        wanted == have
+        and {key.shape() for key in main.keys} == {key.shape() for key in new.keys}
+        and (main.columns, main.checks) == (new.columns, new.checks)
+    )
 
 
 def _parts_missing(table: Table, parent: Optional[Relation], bounds: Bounds) -> list[Step]:

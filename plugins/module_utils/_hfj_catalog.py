@@ -13,7 +13,7 @@ from collections.abc import Sequence as Sequenced
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
+from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, Column, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
 from ._hfj import names_made, parse_bound, parse_check
 from ._postgres import PostgresError
 
@@ -109,8 +109,10 @@ SELECT k.conname::text AS name, pg_catalog.pg_get_constraintdef(k.oid) AS defini
   FROM pg_catalog.pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'c'
 """
 COLUMNS = """
-SELECT a.attname::text AS name, a.attnotnull AS required, a.atttypid::regtype::text AS type, a.attidentity <> '' AS identity
-  FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+SELECT a.attname::text AS name, a.attnotnull AS required, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.attcollation::bigint AS "collation", coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '') AS "default", a.attgenerated::text AS generated
+  FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 # What belongs to the oid of a table and would not go over to a parent.
 OBSTACLES = """
@@ -209,16 +211,25 @@ def read_relation(session: Session, schema: str, name: str, key: str = "") -> Op
             continue
         parts.append(Part(item["name"], lower, upper, default, item["bytes"], item["rows"]))
     bound, valid = None, False
-    for item in session.rows(CHECKS, where) if key else []:
-        if item["name"] == CHECK:
+    checks = set()
+    for item in session.rows(CHECKS, where):
+        if item["name"] != CHECK:
+            # Whether it is validated is no matter of its shape.
+            checks.add((item["name"], item["definition"].removesuffix(" NOT VALID")))
+        elif key:
             bound, valid = parse_check(item["definition"], key), item["validated"]
+    columns = [
+        Column(item["name"], item["type"], item["collation"], item["required"], item["default"], item["generated"])
+        for item in session.rows(COLUMNS, where)
+    ]
     return Relation(
         row["oid"], schema, row["name"], row["kind"], row["owner"], row["bytes"],
         sum(part.rows for part in parts) if row["kind"] == "p" else row["rows"],
         tuple(indexes), tuple(key for source, _target, key in read_keys(session, row["oid"]) if source == row["oid"] and not key.inherited),
         tuple(sorted(parts, key=lambda part: (part.default, part.lower is not None, part.lower or 0))), row["partition_key"], bound, valid,
         row["reltuples"] >= 0 if row["kind"] == "p" else True,
-        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] in ("r", "p") else (),
+        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] in ("r", "p") else (), tuple(columns),
+        frozenset(checks),
     )  # fmt: skip
 
 

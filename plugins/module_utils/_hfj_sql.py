@@ -67,6 +67,7 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
   UNION ALL SELECT pg_catalog.format('t %%s %%s', t.oid, t.relname) FROM pg_catalog.pg_class t WHERE t.oid = ANY (%(oids)s::oid[])
   UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
+  UNION ALL SELECT pg_catalog.format('d %%s', d.oid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY (%(oids)s::oid[])
   UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
 ) x
 """

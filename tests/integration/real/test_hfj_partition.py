@@ -622,6 +622,31 @@ def test_what_comes_after_the_swap_does_not_go_silently(site: Site, do: Run, mon
             assert "table_obstacles" in do("undo", check=check, fails=True)["msg"]
 
 
+def test_a_column_that_comes_between_prepare_and_swap_is_taken_along(site: Site, do: Run, info: Run) -> None:
+    do("prepare")
+    for change, back in (
+        ("ALTER sp_value SET NOT NULL", "ALTER sp_value DROP NOT NULL"),
+        ("ALTER sp_missing SET DEFAULT true", "ALTER sp_missing DROP DEFAULT"),
+        ("ADD CONSTRAINT c CHECK (sp_id > -9) NOT VALID", "DROP CONSTRAINT c"),
+    ):
+        site.script(f"ALTER TABLE {TOKEN} {change}")
+        assert state(info()) == "preparing", change
+        assert "is preparing" in do("swap", fails=True)["msg"]
+        site.script(f"ALTER TABLE {TOKEN} {back}")
+        assert state(info()) == "prepared", back
+    site.script(f"ALTER TABLE {TOKEN} ADD late varchar(7) NOT NULL DEFAULT 'x', ALTER sp_value SET DEFAULT 'y'")
+    assert {"drop_parent", "create_parent"} <= set(actions(do("prepare")))
+    do("swap")
+    look = "SELECT string_agg(attname || format_type(atttypid, atttypmod) || attnotnull, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = %s"
+    look += "::regclass AND attnum > 0"
+    assert site.script(look % repr(TOKEN)) == site.script(look % repr(TOKEN + "_p0"))
+    assert "late" in site.script(look % repr(TOKEN))
+    site.script(f"INSERT INTO {TOKEN} (sp_id, sp_missing, sp_name, res_id, res_type) SELECT -1, false, 'x', min(res_id), 'X' FROM hfj_resource")
+    assert site.script(f"SELECT late, sp_value FROM {TOKEN} WHERE sp_id = -1") == "x|y"
+    do("verify")
+    do("undo")
+
+
 # --- others at work ------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,18 @@ from typing import Any, Optional
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj as hfj
-from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import (
+    Bounds,
+    Column,
+    ForeignKey,
+    HfjError,
+    Inbound,
+    Index,
+    Part,
+    Relation,
+    Sequence,
+    Table,
+)
 
 SEQUENCE = Sequence("seq_resource_id", 5001, 50, False, 5003, 100.0)
 BOUNDS = Bounds(20000, 1000, 2)
@@ -99,6 +110,33 @@ def test_another_index_means_another_parent() -> None:
     steps, dummy = hfj.plan_prepare(more, SEQUENCE, BOUNDS)
     assert actions(steps) == ["drop_check", "drop_parent", *ALL[1:]]
     assert "another index" in steps[1].why
+
+
+def test_another_column_means_another_parent() -> None:
+    columns = (Column("sp_id", "bigint", 0, True), Column("hash", "bigint"))
+    table = prepared()
+    assert table.main is not None
+    assert table.new is not None
+    table = replace(table, main=replace(table.main, columns=columns), new=replace(table.new, columns=columns))
+    assert table.state == "prepared"
+    for other in (
+        (*columns, Column("late", "integer")), columns[:1], columns[::-1], (columns[0], Column("hash", "text")),
+        (columns[0], Column("hash", "bigint", 7)), (columns[0], Column("hash", "bigint", 0, True)),
+        (columns[0], Column("hash", "bigint", default="5")),
+    ):  # fmt: skip
+        assert table.main is not None
+        more = replace(table, main=replace(table.main, columns=other))
+        assert more.state == "preparing"
+        steps, dummy = hfj.plan_prepare(more, SEQUENCE, BOUNDS)
+        assert actions(steps) == ["drop_check", "drop_parent", *ALL[1:]]
+    assert table.main is not None
+    checked = replace(table, main=replace(table.main, checks=frozenset({("c", "CHECK ((hash > 0))")})))
+    assert checked.state == "preparing"
+    # An index that has become unique, or a constraint: both looks see it, so that prepare does not end half done for ever.
+    for index in (replace(HASH, unique=True), replace(HASH, constraint=True)):
+        changed = replace(table, main=replace(table.main, indexes=(index, UNIQUE, PK)))
+        assert changed.state == "preparing"
+        assert "drop_parent" in actions(hfj.plan_prepare(changed, SEQUENCE, BOUNDS)[0])
 
 
 def test_bounds_that_the_sequence_comes_near_are_made_anew() -> None:
