@@ -505,12 +505,12 @@ def plan_undo(table: Table) -> list[Step]:
         ]
     if table.state in ("swapped", "unfinished"):
         steps.append(Step("swap_back", table.name, "the first partition becomes the table again"))
-        steps += [
+        steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
+        return steps + [
             Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
             if not item.key.partitioned
         ]
-        return [*steps, Step("drop_index", table.name + UNIQUE, "a plain table does not need it")]
     if main.check_bound is not None:
         steps.append(Step("drop_check", table.name, "it would refuse ids from %d on" % main.check_bound, upper=main.check_bound))
     if table.new is not None:

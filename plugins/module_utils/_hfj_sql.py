@@ -310,14 +310,19 @@ def drop_index(session: Session, table: Table, name: str) -> None:
     """Drop an index of ours, unless somebody builds it right now. Raises HfjError."""
     from psycopg2 import sql
 
-    oid = table.main.oid if table.main else 0
-    for row in session.rows(BUILDING, {"oid": oid}):
+    refuse_building(session, table)
+    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    session.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(names(sql, table.schema, name)))
+
+
+def refuse_building(session: Session, table: Table) -> None:
+    """Raise HfjError while somebody builds an index on the table that holds the rows."""
+    holder = table.first if table.main is not None and table.main.kind == "p" else table.main
+    for row in session.rows(BUILDING, {"oid": holder.oid if holder else 0}):
         raise HfjError(
             "pid %d is still building an index on %s (%.0f %%), as after a module that was killed. Wait for it, or end it with"
             " pg_cancel_backend(%d), and run this again." % (row["pid"], table.name, row["percent"], row["pid"])
         )
-    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
-    session.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(names(sql, table.schema, name)))
 
 
 def create_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
@@ -673,9 +678,6 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     if [part.name for part in now.main.parts] != [part.name for part in main.parts]:
         raise changed
 
-    def has_rows(session: Session, name: str) -> bool:
-        return bool(session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name))))
-
     def work(session: Brief) -> int:
         # The parent is dropped with all that belongs to it: nothing may have come that was not looked at.
         if session.value(FINGERPRINT, oids) != mark:
@@ -683,12 +685,9 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         what = goes_with(session, table, main, others)
         if what:
             raise HfjError("Nothing was changed: %s would go with the parent of %s. Drop it, or make it anew after." % (", ".join(what), table.name))
-        filled = [name for name in others if has_rows(session, name)]
-        if filled and not allow_copy:
-            raise HfjError(
-                "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
-                " Allow it with allow_copy, in a window." % ", ".join(filled)
-            )
+        filled = filled_ones(session, table)
+        if not allow_copy:
+            refuse_copying(filled)
         if filled:
             session.no_limit()
         before = key_shapes(session, main.oid)
@@ -702,7 +701,7 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         for name in filled:
             moved += _copy(session, table, name, first.name)
         left = sorted((row["schema"], row["name"]) for row in session.rows(CHILDREN, {"oid": main.oid}))
-        if left != sorted((table.schema, name) for name in others) or any(has_rows(session, name) for name in others if name not in filled):
+        if left != sorted((table.schema, name) for name in others) or filled_ones(session, table) != filled:
             raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
@@ -720,6 +719,24 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
 
     moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)
     return moved
+
+
+def filled_ones(session: Session, table: Table) -> list[str]:
+    """Return the partitions but for the first that hold rows. Raises PostgresError."""
+    from psycopg2 import sql
+
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {})")
+    others = [part.name for part in _main(table).parts if part.name != table.name + FIRST]
+    return [name for name in others if session.value(query.format(names(sql, table.schema, name)))]
+
+
+def refuse_copying(filled: Sequenced[str]) -> None:
+    """Raise HfjError when there are rows that the way back would have to copy."""
+    if filled:
+        raise HfjError(
+            "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
+            " Allow it with allow_copy, in a window." % ", ".join(filled)
+        )
 
 
 def goes_with(session: Session, table: Table, main: Relation, others: Sequenced[str]) -> list[str]:

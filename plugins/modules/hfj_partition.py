@@ -443,6 +443,11 @@ class Partitioning:
         back = hfj.judge_back(table) if params["step"] == "undo" else []
         self.result["findings"] = found + back
         self.refuse(back)
+        if params["step"] == "undo" and table.state not in ("missing", "foreign", "plain"):
+            # What the server would refuse in the middle is refused before the first change, also in check mode.
+            work.refuse_building(session, table)
+            if table.state in PARTITIONED and not params["allow_copy"]:
+                work.refuse_copying(work.filled_ones(session, table))
         if params["step"] in STRICT or table.state in ("missing", "foreign"):
             self.refuse(found)
 

@@ -163,7 +163,7 @@ def test_the_way_back_from_everywhere() -> None:
     assert hfj.plan_undo(plain()) == []
     assert actions(hfj.plan_undo(with_index(plain(), False))) == ["drop_index"]
     assert actions(hfj.plan_undo(prepared())) == ["drop_check", "drop_parent", "drop_index"]
-    assert actions(hfj.plan_undo(swapped(inbound=(INBOUND,)))) == ["swap_back", "validate_key", "drop_index"]
+    assert actions(hfj.plan_undo(swapped(inbound=(INBOUND,)))) == ["swap_back", "drop_index", "validate_key"]
     # Killed between the way back and the validation of what refers to the table.
     waiting = replace(INBOUND, key=replace(INBOUND.key, validated=False))
     assert actions(hfj.plan_undo(plain(inbound=(waiting, INBOUND)))) == ["validate_key"]

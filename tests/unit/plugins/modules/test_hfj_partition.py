@@ -41,6 +41,8 @@ class Database:
         self.fails: dict[str, Exception] = {}
         self.visited = ["t_p0"]
         self.orphans = 0
+        self.filled: list[str] = []
+        self.building: list[dict[str, Any]] = []
         self.others_change = False
         self.alone = True
 
@@ -87,7 +89,7 @@ class Database:
         self.said.append(query)
 
     def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
-        return [self.server]
+        return self.building if query == "building" else [self.server]
 
     def value(self, query: Any, params: Any = None) -> Any:
         return self.alone
@@ -126,6 +128,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     }.items():
         monkeypatch.setattr(_hfj_catalog, name, value)
     monkeypatch.setattr(_hfj_sql, "carry_out", found.carry_out)
+    monkeypatch.setattr(_hfj_sql, "filled_ones", lambda session, table: found.filled)
+    monkeypatch.setattr(_hfj_sql, "BUILDING", "building")
     monkeypatch.setattr(_hfj_sql, "pruned", lambda session, table, id: found.visited)
     monkeypatch.setattr(_hfj_sql, "orphans", lambda session, table, part, rows: found.orphans)
     monkeypatch.setattr(_hfj_sql, "twice", lambda session, table, part, others, rows: 0)
@@ -246,7 +250,7 @@ def test_the_watch_comes_through_another_run_and_somebody_elses_change(database:
     run("prepare")
     database.sequence = replace(database.sequence, last=15000, highest=15000)
     database.alone, database.others_change = False, True
-    database.rows = lambda query, params=None: [] if query == _hfj_sql.ADVISORY_HOLDERS else [database.server]  # type: ignore[method-assign]
+    database.rows = lambda query, params=None: [] if query in (_hfj_sql.ADVISORY_HOLDERS, "building") else [database.server]  # type: ignore[method-assign]
     assert "another run is at work" in run("undo")["msg"]
     database.alone = True
     assert "somebody else's change" in run("undo")["msg"]
@@ -266,6 +270,29 @@ def test_no_bound_is_computed_without_knowing_the_growth(database: Database, run
     done = run("prepare")
     assert (done["state"]["after"], done["bounds"]["first"]) == ("prepared", 50000)
     assert [item["id"] for item in done["findings"]] == ["partition_half_done", "watch_needed"]
+
+
+def test_undo_is_refused_in_check_mode_as_in_a_real_run(database: Database, run: Run) -> None:
+    run("prepare")
+    database.building = [{"pid": 4, "percent": 40.0}]
+    database.done.clear()
+    for check in (True, False):
+        assert "pid 4 is still building" in run("undo", check=check)["msg"]
+    database.building = []
+    run("swap")
+    database.filled = ["t_p16000"]
+    database.done.clear()
+    for check in (True, False):
+        found = run("undo", check=check)
+        assert "t_p16000 already hold rows" in found["msg"]
+        assert found["state"]["after"] == "swapped"
+    assert database.done == []
+    database.building = [{"pid": 4, "percent": 40.0}]
+    for check in (True, False):
+        assert "pid 4 is still building" in run("undo", check=check, allow_copy=True)["msg"]
+    assert database.done == []
+    database.building = []
+    assert actions(run("undo", check=True, allow_copy=True)) == actions(run("undo", allow_copy=True)) == ["swap_back", "drop_index"]
 
 
 def test_copying_is_told(database: Database, run: Run) -> None:
