@@ -32,7 +32,8 @@ options:
   first_bound:
     description:
       - The first id that does not belong to the first partition. V(0) computes it from the growth, beyond what the sequence can use in
-        O(wait_days).
+        O(wait_days), and far beyond what the busiest hours of the last month would use. Where there are resources of less than a day, C(prepare)
+        refuses to compute it.
       - From C(prepare) until C(swap), ids from there on are refused. So it must not be near.
     type: int
     default: 0

@@ -48,6 +48,9 @@ LEAST_WIDTH = 1000000
 # So many calls of nextval() may happen between a look and a swap: replicas that start, each with its sequences.
 CALLS_AHEAD = 100
 NEAR_CALLS = 20
+# The watch is to run at least so often, and until it does, so many times the busiest hour of the last month may come.
+WATCH_HOURS = 1
+PEAKS = 2
 # Bytes of an entry of the index on two bigints, with its share of pages.
 ENTRY_BYTES = 32
 
@@ -83,6 +86,7 @@ class ForeignKey:
     validated: bool = True
     inherited: bool = False
     plain: bool = True  # no action, not deferrable, MATCH SIMPLE
+    partitioned: bool = False  # table is, in which case it takes no key that is NOT VALID
     # For people: how it is written depends on the search_path.
     definition: str = field(default="", compare=False)
 
@@ -98,6 +102,16 @@ class Inbound:
     key: ForeignKey
     partner: str = ""
 
+    @property
+    def object(self) -> str:
+        """Return how the key is called in a plan."""
+        return "%s.%s" % (self.key.table, self.key.name)
+
+    @property
+    def in_use(self) -> bool:
+        """Tell whether a partitioned table with rows refers to us; a parent that is not in use yet is empty."""
+        return self.key.partitioned and not self.key.table.endswith(NEW)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -109,6 +123,18 @@ class Part:
     default: bool = False
     bytes: int = 0
     rows: float = 0.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column with all that a partition has in common with its parent, or that a row without a value gets."""
+
+    name: str
+    type: str
+    collation: int = 0
+    required: bool = False
+    default: str = ""
+    generated: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +156,10 @@ class Relation:
     check_valid: bool = False
     analyzed: bool = False
     obstacles: tuple[str, ...] = ()
+    # In order; by another order a row would be another one.
+    columns: tuple[Column, ...] = ()
+    # Names and definitions, but for our own.
+    checks: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -164,6 +194,7 @@ class Sequence:
     cycles: bool = False
     highest: int = 0
     per_day: Optional[float] = None
+    peak_hour: float = 0.0  # the most ids that were given out in an hour
 
     @property
     def used(self) -> int:
@@ -226,16 +257,10 @@ def unique_index(table: Table, relation: Optional[Relation], suffix: str = "") -
 
 
 def parent_fits(table: Table) -> bool:
-    """Tell whether the new parent has every index and foreign key of the table, with the same definitions, and nothing more."""
-    if table.main is None or table.new is None:
+    """Tell whether the new parent has every column, index, check and foreign key of the table, as they are there, and nothing more."""
+    if table.main is None or not parent_fits_so_far(table):
         return False
-    indexes = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(table.main)}
-    keys = {key.shape() for key in table.main.keys}
-    return (
-        indexes == {(index.name, index.rest, index.unique, index.constraint) for index in table.new.indexes}
-        and keys == {key.shape() for key in table.new.keys}
-        and all(key.validated for key in table.main.keys)
-    )
+    return unique_index(table, table.main) is not None and all(key.validated for key in table.main.keys)
 
 
 def first_bound(relation: Optional[Relation]) -> Optional[int]:
@@ -264,7 +289,7 @@ def state_of(table: Table) -> str:
 def leftovers(table: Table) -> list[Step]:
     """Return what is left to be done online after a swap."""
     steps = [
-        Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it is NOT VALID: rows from before the change were not looked at")
+        Step("validate_key", item.object, "it is NOT VALID: rows from before the change were not looked at")
         for item in table.inbound
         if not item.key.validated
     ]
@@ -291,18 +316,44 @@ def propose(sequence: Sequence, wait_days: float, months: int, ahead: int, first
     """
     per_day = sequence.per_day or 0.0
     if not first:
-        first = round_up(sequence.used + max(LEAST_MARGIN, CALLS_AHEAD * sequence.increment, math.ceil(per_day * wait_days)))
+        ahead_of = max(LEAST_MARGIN, CALLS_AHEAD * sequence.increment, math.ceil(per_day * wait_days), 4 * reserve(sequence))
+        first = round_up(sequence.used + ahead_of)
     elif near(sequence, first):
         raise HfjError(
-            "Nothing was changed: first_bound is %d, and the sequence %s has given out ids up to %d. Every insert beyond first_bound is refused until"
-            " the swap. Give one that is well above it, or none, and it is computed." % (first, sequence.name, sequence.used)
+            "Nothing was changed: first_bound is %d, and the sequence %s has given out ids up to %d; %d more may come before a watch acts. Every"
+            " insert beyond first_bound is refused until the swap. Give one that is well above it, or none, and it is computed."
+            % (first, sequence.name, sequence.used, reserve(sequence))
         )
     return Bounds(first, width or max(LEAST_WIDTH, round_up(math.ceil(per_day * 30.4375 * months))), ahead)
 
 
+def reserve(sequence: Sequence) -> int:
+    """Return how many ids may be given out before a watch acts: an average day, some calls of nextval(), or the busiest hours."""
+    return max(NEAR_CALLS * sequence.increment, math.ceil(sequence.per_day or 0.0), math.ceil(PEAKS * WATCH_HOURS * sequence.peak_hour))
+
+
 def near(sequence: Sequence, bound: int) -> bool:
-    """Tell whether inserts could soon be refused by CHECK (key < bound): within a day, or within some calls of nextval()."""
-    return sequence.used + max(NEAR_CALLS * sequence.increment, math.ceil(sequence.per_day or 0.0)) >= bound
+    """Tell whether inserts could soon be refused by CHECK (key < bound)."""
+    return sequence.used + reserve(sequence) >= bound
+
+
+def busiest_hour(points: list[tuple[int, float]]) -> float:
+    """Return the most ids that were given out within an hour, from ids with the hour in which they came."""
+    points = sorted(points)
+    most = 0.0
+    for place, (id, hour) in enumerate(points):
+        for number, (later, at) in enumerate(points[place + 1 :]):
+            if at - hour <= 1:
+                most = max(most, float(later - id))
+            elif number == 0:
+                most = max(most, (later - id) / (at - hour))
+    return most
+
+
+def bound_unknown(table: Table, sequence: Sequence) -> bool:
+    """Tell whether prepare would have to compute N without knowing the growth."""
+    there = first_bound(table.new)
+    return sequence.per_day is None and (there is None or near(sequence, there))
 
 
 def parse_bound(text: str) -> tuple[Optional[int], Optional[int], bool]:
@@ -360,7 +411,7 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
     if table.new is not None and not kept:
         why = "its partitions begin at another id than is wanted, or the sequence comes near them"
         if not parent_fits_so_far(table):
-            why = "another index or foreign key is there now"
+            why = "another index, foreign key, column or check is there now"
         steps.append(Step("drop_parent", table.name + NEW, why))
     index = unique_index(table, main)
     if index is not None and not index.valid:
@@ -380,11 +431,18 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
 
 def parent_fits_so_far(table: Table) -> bool:
     """Like parent_fits, when the unique index of the table itself may be missing or invalid."""
-    if table.main is None or table.new is None or unique_index(table, table.new, NEW) is None:
+    main, new = table.main, table.new
+    if main is None or new is None or unique_index(table, new, NEW) is None:
         return False
-    wanted = {(index.name + NEW, index.rest) for index in mirrored(table.main) if index.name != table.name + UNIQUE}
-    have = {(index.name, index.rest) for index in table.new.indexes if index.name != table.name + UNIQUE + NEW}
-    return wanted == have and {key.shape() for key in table.main.keys} == {key.shape() for key in table.new.keys}
+    ours = table.name + UNIQUE
+    missing = unique_index(table, main) is None
+    wanted = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(main)}
+    have = {(index.name, index.rest, index.unique, index.constraint) for index in new.indexes if not missing or index.name != ours + NEW}
+    return (
+        wanted == have
+        and {key.shape() for key in main.keys} == {key.shape() for key in new.keys}
+        and (main.columns, main.checks) == (new.columns, new.checks)
+    )
 
 
 def _parts_missing(table: Table, parent: Optional[Relation], bounds: Bounds) -> list[Step]:
@@ -425,8 +483,9 @@ def plan_swap(table: Table) -> list[Step]:
     """Return the swap, or what is left of it."""
     if table.state == "prepared":
         keys = [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "rows from before the change have to be looked at")
+            Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
+            if not item.key.partitioned
         ]
         more = [*keys, Step("analyze", table.name, "autovacuum never analyzes a parent, and the planner would guess")]
         bound = first_bound(table.new) or 0
@@ -440,17 +499,18 @@ def plan_undo(table: Table) -> list[Step]:
     main = table.main
     if main is None or table.state in ("plain", "foreign"):
         return [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it was made anew and not validated yet")
+            Step("validate_key", item.object, "it was made anew and not validated yet")
             for item in table.inbound
             if not item.key.validated and table.state == "plain"
         ]
     if table.state in ("swapped", "unfinished"):
         steps.append(Step("swap_back", table.name, "the first partition becomes the table again"))
-        steps += [
-            Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "rows from before the change have to be looked at")
+        steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
+        return steps + [
+            Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
+            if not item.key.partitioned
         ]
-        return [*steps, Step("drop_index", table.name + UNIQUE, "a plain table does not need it")]
     if main.check_bound is not None:
         steps.append(Step("drop_check", table.name, "it would refuse ids from %d on" % main.check_bound, upper=main.check_bound))
     if table.new is not None:
@@ -458,7 +518,7 @@ def plan_undo(table: Table) -> list[Step]:
     if unique_index(table, main) is not None:
         steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
     steps += [
-        Step("validate_key", "%s.%s" % (item.key.table, item.key.name), "it was made anew and not validated yet")
+        Step("validate_key", item.object, "it was made anew and not validated yet")
         for item in table.inbound
         if not item.key.validated
     ]
@@ -608,6 +668,7 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
                 "foreign key %s: %s" % (item.key.name, item.key.definition),
                 "A foreign key to a partitioned table must include its key, and this one can't.",
             )  # fmt: skip
+    found += judge_order(table, "partitioned")
     unfit = [key.name for key in main.keys if not key.validated or not key.plain]
     if unfit:
         say(
@@ -639,6 +700,44 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
             "What is done goes by the catalog, so they are taken along. Try the next HAPI upgrade on a copy first.",
         )  # fmt: skip
     return found
+
+
+def judge_waiting(table: Table) -> list[dict[str, Any]]:
+    """Return what has to be done for as long as a table waits for its swap."""
+    return [
+        finding(
+            "watch_needed", "info", "%s.%s" % (table.schema, table.name), "step=watch at least every hour until the swap",
+            "ids from the bound on are refused", "Let cron run it, begin no bulk load, and swap soon.",
+        )
+    ]  # fmt: skip
+
+
+def judge_order(table: Table, wish: str) -> list[dict[str, Any]]:
+    """Return which tables have to be plain before this one can be what is wished: a key to it has to be made anew, and they take none."""
+    first = sorted({item.key.table for item in table.inbound if item.in_use})
+    if not first:
+        return []
+    return [
+        finding(
+            "inbound_table_partitioned", "error", "%s.%s" % (table.schema, table.name), "the tables that refer to it plain",
+            "%s partitioned" % ", ".join(first),
+            "PostgreSQL takes no NOT VALID foreign key of a partitioned table, and any other would read it under the lock. Bring %s back with"
+            " step=undo, make this one %s, and then partition the other again if that is wanted." % (", ".join(first), wish),
+        )
+    ]  # fmt: skip
+
+
+def judge_back(table: Table) -> list[dict[str, Any]]:
+    """Return what is in the way of the way back from a partitioned table."""
+    found = []
+    if table.main is not None and table.main.obstacles and table.state in ("swapped", "unfinished"):
+        found.append(
+            finding(
+                "table_obstacles", "error", "%s.%s" % (table.schema, table.name), "nothing that was made on the partitioned table",
+                ", ".join(table.main.obstacles), "It would go with the parent. Drop it before, and make it anew on the plain table after.",
+            )
+        )  # fmt: skip
+    return found + (judge_order(table, "plain") if table.state in ("swapped", "unfinished") else [])
 
 
 def names_differ(table: Table) -> str:

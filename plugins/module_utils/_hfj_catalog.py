@@ -13,8 +13,8 @@ from collections.abc import Sequence as Sequenced
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, names_made
-from ._hfj import parse_bound, parse_check
+from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, Column, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
+from ._hfj import names_made, parse_bound, parse_check
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ RESOURCE_ID = "res_id"
 SAMPLE = 50000
 # Days over which growth is measured.
 GROWTH_DAYS = 30
+# At so many ids of that time it is looked when they came, to find the busiest hour.
+PEAK_SAMPLES = 200
 
 SERVER = """
 SELECT pg_catalog.current_setting('server_version_num')::int AS version, pg_catalog.pg_is_in_recovery() AS in_recovery,
@@ -81,7 +83,7 @@ SELECT x.relname::text AS name, i.indisunique AS "unique", i.indisprimary AS "pr
 """
 # Both ends of every foreign key that touches a table; for all tables with oid 0.
 KEYS = """
-SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS "table", k.conrelid::bigint AS oid,
+SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS "table", c.relkind = 'p' AS partitioned, k.conrelid::bigint AS oid,
        fn.nspname::text AS foreign_schema, f.relname::text AS foreign_table, k.confrelid::bigint AS foreign_oid,
        k.convalidated AS validated, k.conparentid <> 0 AS inherited,
        k.confupdtype = 'a' AND k.confdeltype = 'a' AND k.confmatchtype = 's' AND NOT k.condeferrable AS plain,
@@ -107,8 +109,10 @@ SELECT k.conname::text AS name, pg_catalog.pg_get_constraintdef(k.oid) AS defini
   FROM pg_catalog.pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'c'
 """
 COLUMNS = """
-SELECT a.attname::text AS name, a.attnotnull AS required, a.atttypid::regtype::text AS type, a.attidentity <> '' AS identity
-  FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+SELECT a.attname::text AS name, a.attnotnull AS required, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.attcollation::bigint AS "collation", coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '') AS "default", a.attgenerated::text AS generated
+  FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 # What belongs to the oid of a table and would not go over to a parent.
 OBSTACLES = """
@@ -122,7 +126,8 @@ UNION ALL SELECT 'row security' FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s
 UNION ALL SELECT 'publication ' || p.pubname::text FROM pg_catalog.pg_publication_rel l JOIN pg_catalog.pg_publication p ON p.oid = l.prpubid
  WHERE l.prrelid = %(oid)s
 UNION ALL SELECT 'exclusion constraint ' || k.conname::text FROM pg_catalog.pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'x'
-UNION ALL SELECT 'child table ' || i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhparent = %(oid)s
+UNION ALL SELECT 'child table ' || i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = %(oid)s AND NOT c.relispartition
 UNION ALL SELECT 'parent table ' || i.inhparent::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhrelid = %(oid)s
 UNION ALL SELECT 'identity column ' || a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s AND a.attidentity <> ''
 UNION ALL SELECT 'unlogged or temporary' FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s AND c.relpersistence <> 'p'
@@ -137,7 +142,8 @@ SELECT c.relname::text AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_nam
  WHERE n.nspname = %(schema)s AND c.relname = ANY (%(names)s) ORDER BY 1
 """
 SEQUENCE = """
-SELECT coalesce(s.last_value, s.start_value) AS last, s.increment_by AS increment, s.cycle AS cycles
+SELECT coalesce(s.last_value, s.start_value) AS last, s.increment_by AS increment, s.cycle AS cycles,
+       pg_catalog.has_sequence_privilege(pg_catalog.format('%%I.%%I', s.schemaname, s.sequencename), 'SELECT, USAGE') AS readable
   FROM pg_catalog.pg_sequences s WHERE s.schemaname = %(schema)s AND s.sequencename = %(name)s
 """
 STANDBYS = """
@@ -175,7 +181,8 @@ def read_keys(session: Session, oid: int = 0) -> list[tuple[int, int, ForeignKey
             row["foreign_oid"],
             ForeignKey(
                 row["name"], row["schema"], row["table"], tuple(row["columns"]), row["foreign_schema"], row["foreign_table"],
-                tuple(row["foreign_columns"]), row["validated"], row["inherited"], row["plain"], row["definition"],
+                tuple(row["foreign_columns"]), row["validated"], row["inherited"], row["plain"], row["partitioned"],
+                row["definition"],
             ),
         )
         for row in session.rows(KEYS, {"oid": oid})
@@ -204,16 +211,25 @@ def read_relation(session: Session, schema: str, name: str, key: str = "") -> Op
             continue
         parts.append(Part(item["name"], lower, upper, default, item["bytes"], item["rows"]))
     bound, valid = None, False
-    for item in session.rows(CHECKS, where) if key else []:
-        if item["name"] == CHECK:
+    checks = set()
+    for item in session.rows(CHECKS, where):
+        if item["name"] != CHECK:
+            # Whether it is validated is no matter of its shape.
+            checks.add((item["name"], item["definition"].removesuffix(" NOT VALID")))
+        elif key:
             bound, valid = parse_check(item["definition"], key), item["validated"]
+    columns = [
+        Column(item["name"], item["type"], item["collation"], item["required"], item["default"], item["generated"])
+        for item in session.rows(COLUMNS, where)
+    ]
     return Relation(
         row["oid"], schema, row["name"], row["kind"], row["owner"], row["bytes"],
         sum(part.rows for part in parts) if row["kind"] == "p" else row["rows"],
         tuple(indexes), tuple(key for source, _target, key in read_keys(session, row["oid"]) if source == row["oid"] and not key.inherited),
         tuple(sorted(parts, key=lambda part: (part.default, part.lower is not None, part.lower or 0))), row["partition_key"], bound, valid,
         row["reltuples"] >= 0 if row["kind"] == "p" else True,
-        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] == "r" else (),
+        tuple(item["what"] for item in session.rows(OBSTACLES, where)) if row["kind"] in ("r", "p") else (), tuple(columns),
+        frozenset(checks),
     )  # fmt: skip
 
 
@@ -287,11 +303,32 @@ def read_sequence(session: Session, schema: str, name: str, growth: bool = True)
     rows = session.rows(SEQUENCE, {"schema": schema, "name": name})
     if not rows:
         raise HfjError(
-            "There is no sequence %s.%s, or this user may not read it. Name HAPI's in sequence: it is seq_resource_id in 7.2." % (schema, name)
+            "There is no sequence %s.%s. Name HAPI's in sequence: it is seq_resource_id in 7.2." % (schema, name)
         )
     row = rows[0]
+    if not row["readable"]:
+        raise HfjError(
+            "This user may not read the sequence %s.%s, and the server then shows no position. GRANT SELECT ON SEQUENCE %s.%s to it."
+            % (schema, name, schema, name)
+        )
     per_day = read_growth(session, schema, highest) if growth and highest else None
-    return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day)
+    peak = read_peak(session, schema, highest, per_day) if growth and highest else 0.0
+    return Sequence(name, row["last"], row["increment"], row["cycles"], highest, per_day, peak)
+
+
+def read_peak(session: Session, schema: str, highest: int, per_day: Optional[float]) -> float:
+    """Return the most ids that came within an hour of the last month, from the dates of some rows. Raises PostgresError."""
+    from psycopg2 import sql
+
+    low = max(0, highest - int(per_day * GROWTH_DAYS)) if per_day else 0
+    query = sql.SQL(
+        "SELECT DISTINCT r.id, r.hour FROM pg_catalog.generate_series(%(low)s::bigint, %(highest)s::bigint, %(step)s::bigint) g(at), LATERAL"
+        " (SELECT t.res_id AS id, (extract(epoch FROM t.res_published) / 3600)::float8 AS hour FROM {} t WHERE t.res_id >= g.at"
+        " ORDER BY t.res_id LIMIT 1) r WHERE r.hour IS NOT NULL"
+    ).format(sql.Identifier(schema, RESOURCE))
+    step = max(1, (highest - low) // PEAK_SAMPLES)
+    rows = session.rows(query, {"low": low, "highest": highest, "step": step})
+    return busiest_hour([(row["id"], row["hour"]) for row in rows])
 
 
 def read_growth(session: Session, schema: str, highest: int, days: float = GROWTH_DAYS) -> Optional[float]:

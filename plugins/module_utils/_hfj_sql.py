@@ -12,22 +12,23 @@ lock_timeout, which is below the server's deadlock_timeout: whoever waits for us
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 import zlib
 
 from collections.abc import Callable, Iterator, Sequence as Sequenced
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
-from ._hfj_catalog import BUILDING, RESOURCE, read_keys, read_relation, read_table
-from ._partition_catalog import BUSY, NOW, set_grants, transaction
-from ._postgres import PostgresError
+from ._hfj_catalog import BUILDING, OBSTACLES, RESOURCE, read_keys, read_relation, read_table
+from ._partition_catalog import BUSY, CANCELLED, transaction
+from ._postgres import PostgresError, Session
 
-if TYPE_CHECKING:
-    from ._postgres import Session
-
+# Reads the sequence by a session.
+Look = Callable[[Session], Sequence]
 # The first half of the advisory lock of a table; the other half comes from its name.
 ADVISORY = 1819238760
 # Whoever holds a lock on one of these tables, the oldest first. What it runs is not asked for: a statement may hold a patient's data.
@@ -47,6 +48,14 @@ SELECT l.pid, coalesce(a.backend_start::timestamptz(0)::text, '?') AS since
   FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid
 """
+# A run of ours that validates a CHECK stands in the way of its removal, and is of no use without it.
+CANCEL_VALIDATION = """
+SELECT pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s::oid AND l.objid = %s::oid AND a.pid <> pg_catalog.pg_backend_pid()
+   AND a.state = 'active' AND a.query LIKE '%%VALIDATE CONSTRAINT%%'
+"""
+# Seconds between two looks at the sequence while a CHECK is validated.
+LOOK_EVERY = 5.0
 # What the shape of two tables is made of, whatever their rows.
 FINGERPRINT = """
 SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
@@ -58,14 +67,38 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
   UNION ALL SELECT pg_catalog.format('t %%s %%s', t.oid, t.relname) FROM pg_catalog.pg_class t WHERE t.oid = ANY (%(oids)s::oid[])
   UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
+  UNION ALL SELECT pg_catalog.format('d %%s', d.oid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY (%(oids)s::oid[])
   UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
 ) x
+"""
+CHILDREN = """
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
+  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.inhparent = %(oid)s ORDER BY 3, 2
 """
 INDEX_COUNT = "SELECT count(*)::int FROM pg_catalog.pg_index i WHERE i.indrelid = %(oid)s"
 STORAGE = "SELECT coalesce(c.reloptions, '{}') AS options FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s"
 STATISTICS = """
 SELECT a.attname::text AS name, a.attstattarget::int AS target FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND coalesce(a.attstattarget, -1) >= 0
+"""
+# Who owns a table, who may do what with it and with its columns, and what is said of them. By whom it was granted does not count.
+WORN = """
+SELECT 'owner' AS kind, '' AS "column", pg_catalog.pg_get_userbyid(c.relowner)::text AS who, '' AS what, false AS grantable
+  FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s
+UNION ALL SELECT 'grant', '', CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
+  FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) a WHERE c.oid = %(oid)s
+UNION ALL SELECT 'grant', t.attname::text, CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END, a.privilege_type,
+       a.is_grantable
+  FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a WHERE t.attrelid = %(oid)s AND t.attnum > 0 AND NOT t.attisdropped
+UNION ALL SELECT 'comment', coalesce(t.attname::text, ''), '', d.description, false
+  FROM pg_catalog.pg_description d LEFT JOIN pg_catalog.pg_attribute t ON t.attrelid = d.objoid AND t.attnum = d.objsubid AND d.objsubid > 0
+ WHERE d.objoid = %(oid)s AND d.classoid = 'pg_catalog.pg_class'::regclass
+ ORDER BY 1, 2, 3, 4
+"""
+OID = """
+SELECT c.oid::bigint FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
 
 
@@ -95,11 +128,15 @@ def names(sql: Any, *parts: str) -> Any:
     return sql.Identifier(*parts)
 
 
+def _pair(table: Table) -> tuple[int, int]:
+    # Not the oid: the swap changes which table has the name.
+    return ADVISORY, zlib.crc32(("%s.%s" % (table.schema, table.name)).encode()) & 0x7FFFFFFF
+
+
 @contextmanager
 def alone(session: Session, table: Table) -> Iterator[None]:
     """Be the only one of us at work on a table. The server frees it when the session ends, however that comes. Raises HfjError."""
-    # Not the oid: the swap changes which table has the name.
-    pair = (ADVISORY, zlib.crc32(("%s.%s" % (table.schema, table.name)).encode()) & 0x7FFFFFFF)
+    pair = _pair(table)
     if not session.value("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", pair):
         rows = session.rows(ADVISORY_HOLDERS, pair)
         who = ", ".join("pid %d, alive since %s" % (row["pid"], row["since"]) for row in rows) or "a session that has just ended"
@@ -136,10 +173,55 @@ def take_locks(session: Session, schema: str, locks: Sequenced[tuple[str, str]],
         session.execute(sql.SQL("LOCK TABLE ONLY {} IN %s MODE" % mode).format(names(sql, schema, name)))
         if number == 0:
             begun = time.monotonic()
-    # Of what comes now nobody else knows, or it is locked: whatever still has to be waited for is a mistake.
-    session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", ("%dms" % max(1, round(limits.hold * 1000)),))
     session.execute("SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)", ("%dms" % round(limits.hold * 1000),))
     return begun
+
+
+class Brief(Session):
+    """A session under locks: each statement gets what is left of the time for which they may be held."""
+
+    def __init__(self, session: Session, locked: float, hold: float) -> None:  # pylint: disable=super-init-not-called
+        self._session = session
+        self._hold = hold
+        self._end = locked + hold
+
+    def left(self) -> float:
+        """Return the seconds that are left. Raises PostgresError when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise _too_long(self._hold)
+        return left
+
+    def no_limit(self) -> None:
+        """Take as long as it takes: the operator has allowed it."""
+        self._end = math.inf
+        self._session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+
+    def _limit(self) -> None:
+        # Of what is asked for now nobody else knows, or it is locked: whatever still has to be waited for is a mistake.
+        if self._end != math.inf:
+            value = "%dms" % max(1, round(self.left() * 1000))
+            self._session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", (value,))
+
+    def execute(self, query: Any, params: Any = None) -> None:
+        """As of Session."""
+        self._limit()
+        self._session.execute(query, params)
+
+    def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
+        """As of Session."""
+        self._limit()
+        return self._session.rows(query, params)
+
+    def value(self, query: Any, params: Any = None) -> Any:
+        """As of Session."""
+        self._limit()
+        return self._session.value(query, params)
+
+
+def _too_long(hold: float, exc: Optional[PostgresError] = None) -> PostgresError:
+    text = "It would have held its locks for longer than hold_seconds, %.3g s, so everything was put back. Try again at a calmer time." % hold
+    return PostgresError(text if exc is None else "%s %s" % (text, exc), "statement", CANCELLED)
 
 
 def under_lock(
@@ -147,13 +229,14 @@ def under_lock(
     what: str,
     schema: str,
     locks: Sequenced[tuple[str, str]],
-    work: Callable[[], Any],
+    work: Callable[[Brief], Any],
     limits: Limits,
     told: Locking,
     ahead: Optional[Callable[[], None]] = None,
 ) -> Any:
     """Return what work returns in a transaction that holds these locks. Gives way and tries again while others hold them.
 
+    work gets a session in which everything together has to be done within the limit; what takes longer is put back.
     ahead comes before the locks, in the same transaction. Raises PostgresError that names who held them, HfjError of work.
     """
     error = PostgresError("It was not tried.")
@@ -168,27 +251,44 @@ def under_lock(
                 asked = time.monotonic()
                 locked = take_locks(session, schema, locks, limits)
                 told.waited = max(told.waited, time.monotonic() - asked)
-                result = work()
-            told.held = time.monotonic() - locked
+                brief = Brief(session, locked, limits.hold)
+                result = work(brief)
+                # The server looks at single statements alone.
+                brief.left()
             return result
         except PostgresError as exc:
+            if exc.sqlstate == CANCELLED and locked and time.monotonic() >= locked + limits.hold:
+                raise _too_long(limits.hold, exc) from None
             if exc.sqlstate not in BUSY:
                 raise
             told.waited = max(told.waited, time.monotonic() - begun)
             error = exc
-        rows = holders(session, schema, [name for name, _mode in locks])
-        told.blockers = [holder_words(row) for row in rows]
-        for row in rows:
-            if row["backend_type"] == "autovacuum worker" and not row["wraparound"] and limits.cancel_autovacuum:
-                # As the server itself would for whoever waits longer than deadlock_timeout, which we never do.
-                session.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (row["pid"],))
-        if number + 1 < limits.tries:
-            limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
+        finally:
+            if locked:
+                told.held = max(told.held, time.monotonic() - locked)
+        _give_way(session, schema, [name for name, _mode in locks], limits, told, number)
+    raise _gave_up(what, limits, told, error)
+
+
+def _give_way(session: Session, schema: str, tables: Sequenced[str], limits: Limits, told: Locking, number: int) -> None:
+    """Remember who is in the way, cancel an autovacuum, and wait before the next try."""
+    rows = holders(session, schema, tables)
+    told.blockers = [holder_words(row) for row in rows]
+    for row in rows:
+        if row["backend_type"] == "autovacuum worker" and not row["wraparound"] and limits.cancel_autovacuum:
+            # As the server itself would for whoever waits longer than deadlock_timeout, which we never do.
+            session.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (row["pid"],))
+    if number + 1 < limits.tries:
+        limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
+
+
+def _gave_up(what: str, limits: Limits, told: Locking, error: PostgresError) -> PostgresError:
     words = "%s was tried %d times, gave way each time, and changed nothing: its locks were not got within %g s." % (
         what, limits.tries, limits.lock_timeout,
     )  # fmt: skip
     who = " Held by %s." % "; ".join(told.blockers) if told.blockers else ""
-    raise PostgresError("%s%s End that transaction, or try again at a calmer time. %s" % (words, who, error), error.kind, error.sqlstate)
+    text = "%s%s End that transaction, or try again at a calmer time. %s" % (words, who, error)
+    return PostgresError(text, error.kind, error.sqlstate)
 
 
 # --- online steps --------------------------------------------------------------------------------------------------
@@ -210,14 +310,19 @@ def drop_index(session: Session, table: Table, name: str) -> None:
     """Drop an index of ours, unless somebody builds it right now. Raises HfjError."""
     from psycopg2 import sql
 
-    oid = table.main.oid if table.main else 0
-    for row in session.rows(BUILDING, {"oid": oid}):
+    refuse_building(session, table)
+    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    session.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(names(sql, table.schema, name)))
+
+
+def refuse_building(session: Session, table: Table) -> None:
+    """Raise HfjError while somebody builds an index on the table that holds the rows."""
+    holder = table.first if table.main is not None and table.main.kind == "p" else table.main
+    for row in session.rows(BUILDING, {"oid": holder.oid if holder else 0}):
         raise HfjError(
             "pid %d is still building an index on %s (%.0f %%), as after a module that was killed. Wait for it, or end it with"
             " pg_cancel_backend(%d), and run this again." % (row["pid"], table.name, row["percent"], row["pid"])
         )
-    session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
-    session.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(names(sql, table.schema, name)))
 
 
 def create_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
@@ -239,7 +344,7 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
             _create_index(session, table, index)
         _like(session, table, table.name + NEW, storage=False)
 
-    def link() -> None:
+    def link(session: Session) -> None:
         for key in main.keys:
             session.execute(
                 sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({})").format(
@@ -278,7 +383,7 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
         )
         _like(session, table, step.object, storage=True)
 
-    def attach() -> None:
+    def attach(session: Session) -> None:
         session.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
                 above, name, sql.Literal(step.lower), sql.Literal(step.upper)
@@ -293,14 +398,12 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
 
 
 def _like(session: Session, table: Table, name: str, storage: bool) -> None:
-    """Give a new table the owner, the grants, the statistics targets and if wanted the storage parameters of the one that holds the rows."""
+    """Give a new table what people gave the one in use, the statistics targets and if wanted the storage parameters of the one with the rows."""
     from psycopg2 import sql
 
     source = table.first if table.main is not None and table.main.kind == "p" and table.first is not None else _main(table)
     place = names(sql, table.schema, name)
-    now = session.rows(NOW, (table.schema, _main(table).name))[0]
-    session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(place, names(sql, source.owner)))
-    set_grants(session, table.schema, name, now["acl"], source.owner)
+    dress(session, _main(table).oid, table.schema, name)
     for row in session.rows(STATISTICS, {"oid": source.oid}):
         session.execute(
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(place, names(sql, row["name"]), sql.Literal(row["target"]))
@@ -310,13 +413,70 @@ def _like(session: Session, table: Table, name: str, storage: bool) -> None:
         session.execute(sql.SQL("ALTER TABLE {} SET ({} = {})").format(place, names(sql, key), sql.Literal(value)))
 
 
+def worn(session: Session, oid: int) -> dict[tuple[str, str, str, str], bool]:
+    """Return owner, grants and comments of a table and its columns; of a grant, whether it may be passed on. Raises PostgresError."""
+    found: dict[tuple[str, str, str, str], bool] = {}
+    for row in session.rows(WORN, {"oid": oid}):
+        key = (row["kind"], row["column"], row["who"], row["what"])
+        found[key] = found.get(key, False) or row["grantable"]
+    return found
+
+
+def dress(session: Session, source: int, schema: str, name: str) -> None:
+    """Give a table the owner, the grants and the comments that another one has, down to its columns. Raises PostgresError."""
+    from psycopg2 import sql
+
+    oid = session.value(OID, {"schema": schema, "name": name})
+    place = names(sql, schema, name)
+    wanted = worn(session, source)
+    for kind, _column, who, _what in wanted.keys() - worn(session, oid).keys():
+        if kind == "owner":
+            session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(place, names(sql, who)))
+    # The table first: to revoke on it revokes on its columns too.
+    for columns in (False, True):
+        have = worn(session, oid)
+        for key in sorted(have):
+            if key[0] == "grant" and bool(key[1]) == columns and wanted.get(key) != have[key]:
+                session.execute(_grant(sql, "REVOKE", place, key))
+        for key in sorted(wanted):
+            if key[0] == "grant" and bool(key[1]) == columns and have.get(key) != wanted[key]:
+                session.execute(_grant(sql, "GRANT", place, key, wanted[key]))
+    have = worn(session, oid)
+    for kind, column, _who, what in sorted(have.keys() - wanted.keys()) + sorted(wanted.keys() - have.keys()):
+        if kind == "comment":
+            on = sql.SQL("COLUMN {}").format(names(sql, schema, name, column)) if column else sql.SQL("TABLE {}").format(place)
+            text = sql.Literal(what) if (kind, column, "", what) in wanted else sql.SQL("NULL")
+            session.execute(sql.SQL("COMMENT ON {} IS {}").format(on, text))
+
+
+def _grant(sql: Any, verb: str, place: Any, key: tuple[str, str, str, str], grantable: bool = False) -> Any:
+    _kind, column, who, privilege = key
+    return sql.SQL("%s %s {} ON TABLE {} %s {}{}" % (verb, privilege, "TO" if verb == "GRANT" else "FROM")).format(
+        sql.SQL("({})").format(names(sql, column)) if column else sql.SQL(""),
+        place,
+        names(sql, who) if who else sql.SQL("PUBLIC"),
+        sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+    )
+
+
+def _same_clothes(session: Session, what: str, wanted: dict[tuple[str, str, str, str], bool], oid: int) -> None:
+    """Raise HfjError when a table has not got all that people gave the one whose place it takes."""
+    have = worn(session, oid)
+    if have != wanted:
+        differing = sorted({" ".join(word for word in key if word) for key, dummy in wanted.items() ^ have.items() if key[0] != "comment"})
+        raise HfjError(
+            "Nothing was changed: %s would have another owner, other grants or other comments (%s). Look who granted them: what was granted by"
+            " others than the owner is granted by the owner then." % (what, ", ".join(differing) or "comments")
+        )
+
+
 def drop_parent(session: Session, table: Table, limits: Limits, told: Locking) -> None:
     """Drop a parent that is not in use. A row in it would mean that it is: nothing is dropped then."""
     from psycopg2 import sql
 
     name = names(sql, table.schema, table.name + NEW)
 
-    def work() -> None:
+    def work(session: Session) -> None:
         if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)):
             raise HfjError("Nothing was changed: %s holds rows, so it is somebody else's. Look at it." % (table.name + NEW))
         session.execute(sql.SQL("DROP TABLE {}").format(name))
@@ -338,23 +498,80 @@ def add_check(session: Session, table: Table, bound: int, limits: Limits, told: 
 
 
 def drop_check(session: Session, table: Table, limits: Limits, told: Locking) -> None:
-    """Drop the CHECK."""
+    """Drop the CHECK, also under a run of ours that is validating it: nobody may be refused for the sake of a proof."""
     from psycopg2 import sql
 
+    session.execute(CANCEL_VALIDATION, _pair(table))
     statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(names(sql, table.schema, table.name), names(sql, CHECK))
     _alter(session, "drop_check", table, statement, limits, told)
 
 
 def _alter(session: Session, what: str, table: Table, statement: Any, limits: Limits, told: Locking) -> None:
     locks = [(table.name, "ACCESS EXCLUSIVE")]
-    under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda: session.execute(statement), limits, told)
+    under_lock(session, "%s of %s" % (what, table.name), table.schema, locks, lambda brief: brief.execute(statement), limits, told)
 
 
-def validate(session: Session, schema: str, table: str, constraint: str) -> None:
-    """Validate a constraint: every row is read, and everybody goes on meanwhile."""
+def validate(session: Session, schema: str, table: str, constraint: str, limits: Limits, told: Locking) -> None:
+    """Validate a constraint: every row is read, and everybody goes on meanwhile. Raises PostgresError that names who held the lock."""
     from psycopg2 import sql
 
-    session.execute(sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(names(sql, schema, table), names(sql, constraint)))
+    error = PostgresError("It was not tried.")
+    statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(names(sql, schema, table), names(sql, constraint))
+    try:
+        for number in range(limits.tries):
+            told.tries += 1
+            # A vacuum that prevents wraparound holds the same lock for hours.
+            session.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", ("%dms" % max(1, round(limits.lock_timeout * 1000)),))
+            try:
+                session.execute(statement)
+            except PostgresError as exc:
+                if exc.sqlstate not in BUSY:
+                    raise
+                error = exc
+            else:
+                return
+            _give_way(session, schema, [table], limits, told, number)
+    finally:
+        with suppress(PostgresError):
+            session.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
+    raise _gave_up("The validation of %s" % constraint, limits, told, error)
+
+
+def validate_check(
+    session: Session, table: Table, bound: int, look: Look, other: Callable[[], Session], limits: Limits, told: Locking
+) -> None:
+    """Validate the CHECK, and break that off and drop it when the sequence comes near. Raises PostgresError, HfjError."""
+    pid = session.value("SELECT pg_catalog.pg_backend_pid()")
+    done, seen = threading.Event(), threading.Event()
+
+    def watch(second: Session) -> None:
+        # A session that is lost leaves step=watch, which looks from outside.
+        with suppress(PostgresError, HfjError):
+            while not done.wait(LOOK_EVERY):
+                if near(look(second), bound):
+                    seen.set()
+                    second.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (pid,))
+                    return
+
+    with other() as second:
+        thread = threading.Thread(target=watch, args=(second,), daemon=True)
+        thread.start()
+        try:
+            validate(session, table.schema, table.name, CHECK, limits, told)
+        except PostgresError:
+            done.set()
+            thread.join()
+            if not seen.is_set():
+                raise
+        finally:
+            done.set()
+            thread.join()
+    if seen.is_set() or near(look(session), bound):
+        drop_check(session, table, limits, told)
+        raise HfjError(
+            "The sequence has come near %d while every row was looked at. The CHECK was dropped, so that nothing is refused. Run this again: it takes"
+            " another bound." % bound
+        )
 
 
 # --- the swap and the way back -------------------------------------------------------------------------------------
@@ -375,7 +592,7 @@ def key_shapes(session: Session, oid: int) -> list[tuple[Any, ...]]:
     return sorted(found)
 
 
-def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence], limits: Limits, told: Locking) -> None:
+def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits, told: Locking) -> None:
     """Make a prepared table the first partition of its parent. Raises PostgresError, HfjError."""
     from psycopg2 import sql
 
@@ -394,17 +611,20 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
     if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound or now.main.check_bound != bound:
         raise changed
 
-    def work() -> None:
+    def work(session: Session) -> None:
         # All that was judged, in one look: everybody waits.
         if session.value(FINGERPRINT, {"oids": oids}) != mark:
             raise changed
-        sequence = look()
+        sequence = look(session)
         if sequence.used >= bound:
             raise HfjError(
                 "Nothing was changed: ids up to %d are given out, and %s was prepared up to %d. Run step=watch, then prepare again."
                 % (sequence.used, table.name, bound)
             )
         before, count = key_shapes(session, main.oid), len(main.indexes)
+        # As they are now: somebody may have granted something since prepare.
+        clothes = worn(session, main.oid)
+        dress(session, main.oid, table.schema, table.name + NEW)
         for item in inbound:
             session.execute(_drop_key(sql, item))
         _rename_indexes(session, table, main, FIRST, NEW)
@@ -426,6 +646,7 @@ def swap(session: Session, table: Table, bound: int, look: Callable[[], Sequence
         after = key_shapes(session, new.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+        _same_clothes(session, table.name, clothes, new.oid)
 
     under_lock(session, "The swap of " + table.name, table.schema, locks, work, limits, told)
 
@@ -448,22 +669,40 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in table.inbound]
     place = names(sql, table.schema, first.name)
 
-    def work() -> int:
-        filled = [name for name in others if session.value(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(names(sql, table.schema, name)))]
-        if filled and not allow_copy:
-            raise HfjError(
-                "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
-                " Allow it with allow_copy, in a window." % ", ".join(filled)
-            )
+    changed = HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run undo again." % table.name)
+    oids = {"oids": [main.oid, first.oid]}
+    mark = session.value(FINGERPRINT, oids)
+    now = read_table(session, table.schema, table.name)
+    if now.main is None or now.first is None or (now.main.oid, now.first.oid) != (main.oid, first.oid) or now.inbound != table.inbound:
+        raise changed
+    if [part.name for part in now.main.parts] != [part.name for part in main.parts]:
+        raise changed
+
+    def work(session: Brief) -> int:
+        # The parent is dropped with all that belongs to it: nothing may have come that was not looked at.
+        if session.value(FINGERPRINT, oids) != mark:
+            raise changed
+        what = goes_with(session, table, main, others)
+        if what:
+            raise HfjError("Nothing was changed: %s would go with the parent of %s. Drop it, or make it anew after." % (", ".join(what), table.name))
+        filled = filled_ones(session, table)
+        if not allow_copy:
+            refuse_copying(filled)
         if filled:
-            session.execute("SELECT pg_catalog.set_config('statement_timeout', '0', true)")
+            session.no_limit()
         before = key_shapes(session, main.oid)
+        # What was granted since the swap was granted on the parent, which goes.
+        clothes = worn(session, main.oid)
+        dress(session, main.oid, table.schema, first.name)
         for item in table.inbound:
             session.execute(_drop_key(sql, item))
         session.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(names(sql, table.schema, table.name), place))
         moved = 0
         for name in filled:
             moved += _copy(session, table, name, first.name)
+        left = sorted((row["schema"], row["name"]) for row in session.rows(CHILDREN, {"oid": main.oid}))
+        if left != sorted((table.schema, name) for name in others) or filled_ones(session, table) != filled:
+            raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
         _rename(session, table.schema, first.name, table.name)
@@ -475,10 +714,40 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         after = key_shapes(session, first.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
+        _same_clothes(session, table.name, clothes, first.oid)
         return moved
 
     moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)
     return moved
+
+
+def filled_ones(session: Session, table: Table) -> list[str]:
+    """Return the partitions but for the first that hold rows. Raises PostgresError."""
+    from psycopg2 import sql
+
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {})")
+    others = [part.name for part in _main(table).parts if part.name != table.name + FIRST]
+    return [name for name in others if session.value(query.format(names(sql, table.schema, name)))]
+
+
+def refuse_copying(filled: Sequenced[str]) -> None:
+    """Raise HfjError when there are rows that the way back would have to copy."""
+    if filled:
+        raise HfjError(
+            "Nothing was changed: %s already hold rows, so the way back means to copy them under a lock that lasts as long as that does."
+            " Allow it with allow_copy, in a window." % ", ".join(filled)
+        )
+
+
+def goes_with(session: Session, table: Table, main: Relation, others: Sequenced[str]) -> list[str]:
+    """Return what belongs to a parent or its further partitions and would go with them, but for what we have made. Raises PostgresError."""
+    found = {(row["schema"], row["name"]): row for row in session.rows(CHILDREN, {"oid": main.oid})}
+    what = ["partition %s.%s" % name for name, row in found.items() if name[0] != table.schema or row["kind"] != "r"]
+    oids = [main.oid, *(row["oid"] for name, row in found.items() if name[1] in others)]
+    for oid in oids:
+        # That they belong to the parent is no surprise.
+        what += [row["what"] for row in session.rows(OBSTACLES, {"oid": oid}) if not row["what"].startswith("parent table ")]
+    return sorted(set(what))
 
 
 def _copy(session: Session, table: Table, source: str, target: str) -> int:
@@ -509,9 +778,11 @@ def _drop_key(sql: Any, item: Inbound) -> Any:
 
 
 def _add_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], foreign: Sequenced[str]) -> Any:
-    return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) NOT VALID").format(
-        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign)
-    )
+    return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}){}").format(
+        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign),
+        # A parent that is not in use yet has no row to be looked at, and takes no other.
+        sql.SQL("" if item.key.partitioned else " NOT VALID"),
+    )  # fmt: skip
 
 
 def _rename_indexes(session: Session, table: Table, main: Relation, old: str, new: str) -> None:
@@ -547,9 +818,19 @@ def _main(table: Table) -> Relation:
 
 
 def carry_out(
-    session: Session, table: Table, step: Step, look: Callable[[], Sequence], limits: Limits, told: Locking, allow_copy: bool = False
+    session: Session,
+    table: Table,
+    step: Step,
+    look: Look,
+    other: Callable[[], Session],
+    limits: Limits,
+    told: Locking,
+    allow_copy: bool = False,
 ) -> int:
-    """Carry out one step on a table as it is now; return the rows that it copied. Raises PostgresError, HfjError."""
+    """Carry out one step on a table as it is now; return the rows that it copied. Raises PostgresError, HfjError.
+
+    look reads the sequence; other opens a second session.
+    """
     if step.action == "build_index":
         build_index(session, table)
     elif step.action == "drop_index":
@@ -564,17 +845,17 @@ def carry_out(
             raise HfjError("%s has no parent yet. Run this again." % table.name)
         add_partition(session, table, parent, step, limits, told)
     elif step.action == "add_check":
-        if near(look(), step.upper):
+        if near(look(session), step.upper):
             raise HfjError("The sequence has come near %d meanwhile. Nothing is refused yet. Run this again: it takes another bound." % step.upper)
         add_check(session, table, step.upper, limits, told)
     elif step.action == "validate_check":
-        validate(session, table.schema, table.name, CHECK)
+        validate_check(session, table, step.upper, look, other, limits, told)
     elif step.action == "drop_check":
         drop_check(session, table, limits, told)
     elif step.action == "validate_key":
         for item in table.inbound:
-            if "%s.%s" % (item.key.table, item.key.name) == step.object:
-                validate(session, item.key.schema, item.key.table, item.key.name)
+            if item.object == step.object:
+                validate(session, item.key.schema, item.key.table, item.key.name, limits, told)
     elif step.action == "analyze":
         from psycopg2 import sql
 

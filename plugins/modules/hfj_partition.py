@@ -18,6 +18,8 @@ description:
     swap itself holds its locks for a moment, whatever the size of the table.
   - All locks are asked for before anything is done, HFJ_RESOURCE first, as HAPI writes. Who does not get them in time gives way and tries again,
     and names who holds them.
+  - Owner, grants, also those on columns, and comments go over as they are at that moment, on the way there and on the way back. Extended
+    statistics stay with the first partition.
   - How far a table is, is read from the catalog alone. Each part is one transaction or one statement. After a kill at any moment the next run
     goes on, or goes back.
 extends_documentation_fragment:
@@ -52,7 +54,9 @@ options:
       - V(swap) puts the parent into the place of the table under a lock of a moment, then validates foreign keys and analyzes online.
       - V(extend) makes more partitions ahead of the sequence.
       - V(undo) goes back to a plain table, from wherever it is.
-      - V(watch) drops the CHECK of a table that waits for its swap, when the sequence comes near it. Run it daily between V(prepare) and V(swap).
+      - V(watch) drops the CHECK of a table that waits for its swap, when the sequence comes near it. From V(prepare) on until V(swap) it must run at
+        least every hour, as by cron, since HAPI's inserts are refused from O(first_bound) on. It waits for no other run and for nobody's change,
+        and breaks off a V(prepare) that still validates. No bulk load should begin in that time.
       - V(verify) changes nothing and proves the result in another way than it was made.
     type: str
     required: true
@@ -81,7 +85,8 @@ options:
     default: 20
   hold_seconds:
     description:
-      - For how long locks may be held at most. What takes longer is put back. Copying by O(allow_copy) is not limited.
+      - For how long locks may be held at most, by everything that is done under them together. What takes longer is put back. Copying
+        by O(allow_copy) is not limited.
     type: float
     default: 5
   cancel_autovacuum:
@@ -229,6 +234,8 @@ findings:
 
 import time
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -298,6 +305,7 @@ class Partitioning:
         self.login = Login(host, PORT, params["login_user"], password, params["database"], params["connect_timeout"])
         self.limits = work.Limits(params["lock_timeout_seconds"], params["lock_tries"], params["hold_seconds"], params["cancel_autovacuum"])
         self.told = work.Locking()
+        self.growth: tuple[Any, float] = (None, 0.0)
 
     def run(self) -> None:
         """Do the step, or as much of it as can be done. Raises what main() knows."""
@@ -320,7 +328,8 @@ class Partitioning:
             self.result["state"] = {"before": table.state, "after": table.state}
             self.result["foreign_keys"] = {"before": key_rows(table), "after": key_rows(table)}
             try:
-                with work.alone(session, table):
+                # The watch must come through whoever is at work: each minute may be one in which inserts are refused.
+                with nullcontext() if self.params["step"] == "watch" else work.alone(session, table):
                     after = self.step(session, self.read(session), server)
             finally:
                 lock = self.told
@@ -339,8 +348,11 @@ class Partitioning:
         return catalog.read_table(session, self.params["schema"], self.params["table"])
 
     def sequence(self, session: Session, growth: bool = False) -> hfj.Sequence:
-        """Return the sequence as it is now."""
-        return catalog.read_sequence(session, self.params["schema"], self.params["sequence"], growth)
+        """Return the sequence as it is now, with the growth as it was measured last; growth: measure it now."""
+        found = catalog.read_sequence(session, self.params["schema"], self.params["sequence"], growth)
+        if growth:
+            self.growth = (found.per_day, found.peak_hour)
+        return replace(found, per_day=self.growth[0], peak_hour=self.growth[1])
 
     def plan(self, table: hfj.Table, sequence: hfj.Sequence, bounds: hfj.Bounds) -> list[hfj.Step]:
         """Return what is left of the step."""
@@ -366,6 +378,12 @@ class Partitioning:
         # In a call that goes on with what is there, the operator's own bound may have been reached meanwhile.
         waiting = params["step"] == "prepare" and table.state not in PARTITIONED
         own = params["first_bound"] if waiting else 0
+        if waiting and not own and hfj.bound_unknown(table, sequence):
+            raise hfj.HfjError(
+                "Nothing was changed: there are resources of less than a day, so it is not known how quickly ids are given out, and a bound can't be"
+                " computed. Give first_bound, far beyond what the sequence %s, which is at %d, can reach until the swap, and width."
+                % (sequence.name, sequence.used)
+            )
         bounds = hfj.propose(sequence, params["wait_days"], params["months"], params["ahead"], own, params["width"])
         self.result["bounds"] = {"first": bounds.first, "width": bounds.width, "ahead": bounds.ahead}
         if params["step"] == "verify":
@@ -388,7 +406,7 @@ class Partitioning:
             self.result["state"]["after"] = after if steps else table.state
             self.result["partitions"] = catalog.parts_report(table.main.parts if table.main else ())
             return table
-        if steps:
+        if steps and params["step"] != "watch":
             self.guard.verify()
         self.result["changed"] = False
         for _round in range(ROUNDS):
@@ -401,16 +419,11 @@ class Partitioning:
             table = self.read(session)
             self.result["state"]["after"] = table.state
             self.result["foreign_keys"]["after"] = key_rows(table)
-            steps = self.plan(table, sequence if params["step"] != "prepare" else self.later(session, sequence), bounds)
+            steps = self.plan(table, sequence if params["step"] != "prepare" else self.sequence(session), bounds)
         if steps:
             raise hfj.HfjError("%s is changed by somebody else again and again. Find out who, and run this again." % table.name)
         self.result["partitions"] = catalog.parts_report(table.main.parts if table.main else ())
         return table
-
-    def later(self, session: Session, sequence: hfj.Sequence) -> hfj.Sequence:
-        """Return the sequence where it is now, with the growth that was measured."""
-        now = self.sequence(session)
-        return hfj.Sequence(now.name, now.last, now.increment, now.cycles, now.highest, sequence.per_day)
 
     def judge(self, session: Session, table: hfj.Table, sequence: hfj.Sequence, bounds: hfj.Bounds, server: dict[str, Any]) -> None:
         """Put what is to be said into the result. Raises HfjError for what is in the way of this step."""
@@ -425,7 +438,16 @@ class Partitioning:
             )  # fmt: skip
         if params["step"] == "prepare" and table.state == "plain":
             found += hfj.judge_disk(params["service"], catalog.free_bytes(self.docker, self.container, session), hfj.needs(table, None)["disk_bytes"])
-        self.result["findings"] = found
+        if params["step"] == "prepare" and table.state in ("plain", "preparing", "prepared"):
+            found += hfj.judge_waiting(table)
+        back = hfj.judge_back(table) if params["step"] == "undo" else []
+        self.result["findings"] = found + back
+        self.refuse(back)
+        if params["step"] == "undo" and table.state not in ("missing", "foreign", "plain"):
+            # What the server would refuse in the middle is refused before the first change, also in check mode.
+            work.refuse_building(session, table)
+            if table.state in PARTITIONED and not params["allow_copy"]:
+                work.refuse_copying(work.filled_ones(session, table))
         if params["step"] in STRICT or table.state in ("missing", "foreign"):
             self.refuse(found)
 
@@ -467,11 +489,16 @@ class Partitioning:
     def carry_out(self, session: Session, table: hfj.Table, step: hfj.Step) -> None:
         """Carry out one part and tell it."""
         bounds = {"lower": step.lower, "upper": step.upper} if step.upper else None
-        self.guard.step(step.action, "%s.%s" % (table.schema, step.object), table.state, bounds)
+        try:
+            self.guard.step(step.action, "%s.%s" % (table.schema, step.object), table.state, bounds)
+        except ChangeError:
+            # Somebody else's change is open, which is no reason to let inserts be refused.
+            if self.params["step"] != "watch":
+                raise
         begun = time.monotonic()
         try:
             self.result["rows_copied"] += work.carry_out(
-                session, table, step, lambda: self.sequence(session), self.limits, self.told, self.params["allow_copy"]
+                session, table, step, self.sequence, lambda: connect(self.login, NO_TIMEOUT), self.limits, self.told, self.params["allow_copy"]
             )
         except (PostgresError, hfj.HfjError) as exc:
             text = "%s of %s: %s" % (step.action, step.object, exc)

@@ -28,7 +28,8 @@ extends_documentation_fragment:
 options:
   login_user:
     description:
-      - User to log in with. It needs C(SELECT) on HAPI's tables, and C(pg_monitor) to see standbys and the data directory.
+      - User to log in with. It needs C(SELECT) on HAPI's tables and on the sequence, and C(pg_monitor) to see standbys and the data
+        directory.
   tables:
     description:
       - The tables to look at, as they are written in the catalog. By default all that refer to HFJ_RESOURCE, and that one.
@@ -249,9 +250,19 @@ HAPI_UPGRADE = [
 
 def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj.Sequence) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
     """Return what is told of a table, its findings, and its foreign keys. Raises PostgresError."""
-    bounds = hfj.propose(sequence, params["wait_days"], params["months"], params["ahead"], params["first_bound"], params["width"])
-    table = catalog.with_taken(session, catalog.read_table(session, params["schema"], name), bounds)
-    found = hfj.judge(table, bounds) + hfj.judge_sequence(table, sequence, params["alarm_days"])
+    table = catalog.read_table(session, params["schema"], name)
+    options = (params["wait_days"], params["months"], params["ahead"])
+    found = []
+    try:
+        # The operator's own bound is of no matter where the table is partitioned already: the sequence is to go beyond it.
+        own = 0 if table.state in ("swapped", "unfinished") else params["first_bound"]
+        bounds = hfj.propose(sequence, *options, own, params["width"])
+    except hfj.HfjError as exc:
+        what = "first_bound is %d, the sequence is at %d" % (params["first_bound"], sequence.used)
+        found.append(finding("first_bound_near", "error", "%s.%s" % (table.schema, table.name), "a bound far ahead", what, str(exc)))
+        bounds = hfj.propose(sequence, *options, 0, params["width"])
+    table = catalog.with_taken(session, table, bounds)
+    found += hfj.judge(table, bounds) + hfj.judge_sequence(table, sequence, params["alarm_days"])
     worth, why = hfj.worth(table, params["min_size"])
     worth = worth and name != catalog.RESOURCE
     plain = table.state in ("plain", "preparing", "prepared")
@@ -302,7 +313,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         found.append(
             finding(
                 "growth_unknown", "info", params["sequence"], "resources of more than a day", "fewer",
-                "Bounds are proposed from the sequence alone. Give first_bound and width if you know better.",
+                "Bounds are proposed from the sequence alone, and prepare does not compute one from that. Give it first_bound and width.",
             )
         )  # fmt: skip
     return {

@@ -11,7 +11,18 @@ from typing import Any, Optional
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj as hfj
-from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Bounds, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import (
+    Bounds,
+    Column,
+    ForeignKey,
+    HfjError,
+    Inbound,
+    Index,
+    Part,
+    Relation,
+    Sequence,
+    Table,
+)
 
 SEQUENCE = Sequence("seq_resource_id", 5001, 50, False, 5003, 100.0)
 BOUNDS = Bounds(20000, 1000, 2)
@@ -101,6 +112,33 @@ def test_another_index_means_another_parent() -> None:
     assert "another index" in steps[1].why
 
 
+def test_another_column_means_another_parent() -> None:
+    columns = (Column("sp_id", "bigint", 0, True), Column("hash", "bigint"))
+    table = prepared()
+    assert table.main is not None
+    assert table.new is not None
+    table = replace(table, main=replace(table.main, columns=columns), new=replace(table.new, columns=columns))
+    assert table.state == "prepared"
+    for other in (
+        (*columns, Column("late", "integer")), columns[:1], columns[::-1], (columns[0], Column("hash", "text")),
+        (columns[0], Column("hash", "bigint", 7)), (columns[0], Column("hash", "bigint", 0, True)),
+        (columns[0], Column("hash", "bigint", default="5")),
+    ):  # fmt: skip
+        assert table.main is not None
+        more = replace(table, main=replace(table.main, columns=other))
+        assert more.state == "preparing"
+        steps, dummy = hfj.plan_prepare(more, SEQUENCE, BOUNDS)
+        assert actions(steps) == ["drop_check", "drop_parent", *ALL[1:]]
+    assert table.main is not None
+    checked = replace(table, main=replace(table.main, checks=frozenset({("c", "CHECK ((hash > 0))")})))
+    assert checked.state == "preparing"
+    # An index that has become unique, or a constraint: both looks see it, so that prepare does not end half done for ever.
+    for index in (replace(HASH, unique=True), replace(HASH, constraint=True)):
+        changed = replace(table, main=replace(table.main, indexes=(index, UNIQUE, PK)))
+        assert changed.state == "preparing"
+        assert "drop_parent" in actions(hfj.plan_prepare(changed, SEQUENCE, BOUNDS)[0])
+
+
 def test_bounds_that_the_sequence_comes_near_are_made_anew() -> None:
     later = replace(SEQUENCE, last=18960, highest=18963)
     steps, bounds = hfj.plan_prepare(prepared(), later, Bounds(40000, 1000, 2))
@@ -125,12 +163,24 @@ def test_the_way_back_from_everywhere() -> None:
     assert hfj.plan_undo(plain()) == []
     assert actions(hfj.plan_undo(with_index(plain(), False))) == ["drop_index"]
     assert actions(hfj.plan_undo(prepared())) == ["drop_check", "drop_parent", "drop_index"]
-    assert actions(hfj.plan_undo(swapped(inbound=(INBOUND,)))) == ["swap_back", "validate_key", "drop_index"]
+    assert actions(hfj.plan_undo(swapped(inbound=(INBOUND,)))) == ["swap_back", "drop_index", "validate_key"]
     # Killed between the way back and the validation of what refers to the table.
     waiting = replace(INBOUND, key=replace(INBOUND.key, validated=False))
     assert actions(hfj.plan_undo(plain(inbound=(waiting, INBOUND)))) == ["validate_key"]
     assert actions(hfj.plan_undo(with_index(plain(inbound=(waiting,))))) == ["drop_index", "validate_key"]
     assert hfj.plan_undo(Table("public", "t")) == []
+
+
+def test_a_table_to_which_a_partitioned_one_refers() -> None:
+    item = replace(INBOUND, key=replace(INBOUND.key, partitioned=True))
+    assert ids(hfj.judge(plain(inbound=(item,)), BOUNDS)) == ids(hfj.judge_back(swapped(inbound=(item,)))) == ["inbound_table_partitioned"]
+    assert "Bring tag back with step=undo, make this one plain" in hfj.judge_back(swapped(inbound=(item,)))[0]["hint"]
+    assert hfj.judge_back(swapped(inbound=(INBOUND,))) == hfj.judge_back(plain(inbound=(item,))) == []
+    # One that is only prepared is empty: its key is made at once, and needs no validation after.
+    waiting = replace(item, key=replace(item.key, table="tag_bd_new"))
+    assert hfj.judge(plain(inbound=(waiting, INBOUND)), BOUNDS) == hfj.judge_back(swapped(inbound=(waiting,))) == []
+    assert [step.object for step in hfj.plan_swap(replace(prepared(), inbound=(waiting, INBOUND)))] == ["t", "tag.fk_in", "t"]
+    assert actions(hfj.plan_undo(swapped(inbound=(waiting,)))) == ["swap_back", "drop_index"]
 
 
 def test_partitions_ahead_of_the_sequence() -> None:
@@ -161,6 +211,23 @@ def test_bounds() -> None:
     for number in (1, 5000, 123456789, 10**15):
         there = Sequence("s", number, 50)
         assert not hfj.near(there, hfj.propose(there, 0, 1, 1).first)
+
+
+def test_the_busiest_hour_counts() -> None:
+    assert hfj.busiest_hour([]) == hfj.busiest_hour([(1, 0.0)]) == 0
+    # A day of 24 ids, and an hour in which 423 came; dates need not rise with the ids.
+    points = [(number, float(number)) for number in range(24)] + [(100, 24.2), (300, 24.1), (523, 24.9), (600, 44.0)]
+    assert hfj.busiest_hour(points) == 423
+    # Between two samples that are far apart: as if they had come evenly.
+    assert hfj.busiest_hour([(0, 0.0), (1000, 10.0)]) == 100
+    busy = replace(SEQUENCE, peak_hour=360000.0)
+    assert hfj.reserve(busy) == 720000
+    assert hfj.near(busy, 700000)
+    assert not hfj.near(SEQUENCE, 700000)
+    # Four times as much as may come before a watch acts.
+    assert hfj.propose(busy, 0, 12, 2).first == 2900000
+    with pytest.raises(HfjError, match="720000 more may come before a watch acts"):
+        hfj.propose(busy, 0, 12, 2, 700000)
 
 
 def test_days_until_the_end() -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Optional
 
 import pytest
@@ -35,8 +36,8 @@ class Server:
         text = query if isinstance(query, str) else repr(query)
         self.said.append(text if params is None else f"{text} {params}")
         if "lock_timeout" in text:
-            self.timeouts.append(int(params[0].removesuffix("ms")))
-        if "LOCK TABLE" in text and self.busy:
+            self.timeouts.append(int((params or ["0ms"])[0].removesuffix("ms")))
+        if ("LOCK TABLE" in text or "VALIDATE" in text) and self.busy:
             self.busy -= 1
             raise BUSY
 
@@ -49,7 +50,7 @@ class Server:
 
 def tried(server: Server, told: work.Locking, **more: Any) -> Any:
     limits = work.Limits(pause=lambda seconds: None, **{"tries": 3, **more})
-    return work.under_lock(server, "The swap of t", "public", LOCKS, lambda: "done", limits, told)  # type: ignore[arg-type]
+    return work.under_lock(server, "The swap of t", "public", LOCKS, lambda session: "done", limits, told)  # type: ignore[arg-type]
 
 
 def test_all_locks_first_and_within_one_limit() -> None:
@@ -64,6 +65,39 @@ def test_all_locks_first_and_within_one_limit() -> None:
     assert 1 <= server.timeouts[-1] <= server.timeouts[0] == 500
     assert any("idle_in_transaction_session_timeout" in text for text in server.said)
     assert server.said[-1] == "COMMIT"
+
+
+def test_the_limit_is_for_everything_under_the_locks() -> None:
+    limits = work.Limits(tries=1, hold=0.3)
+
+    def slow(session: Any) -> None:
+        session.execute("ALTER 1")
+        time.sleep(0.1)
+        session.value("SELECT 2")
+        time.sleep(0.25)
+        session.rows("SELECT 3")
+
+    server, told = Server(), work.Locking(held=0.01)
+    with pytest.raises(PostgresError, match="longer than hold_seconds, 0.3 s, so everything was put back"):
+        work.under_lock(server, "x", "public", LOCKS, slow, limits, told)  # type: ignore[arg-type]
+    given = [int(text.split("'")[-2].removesuffix("ms")) for text in server.said if "'statement_timeout'" in text][1:]
+    # Each gets what is left, and the third is not begun.
+    assert len(given) == 2
+    assert given[1] < given[0] - 80
+    assert server.said[-1] == "ROLLBACK"
+    assert told.held > 0.3
+    # It is also looked at before the end: many quick statements, or work of our own.
+    server = Server()
+    with pytest.raises(PostgresError, match="put back"):
+        work.under_lock(server, "x", "public", LOCKS, lambda session: time.sleep(0.35), limits, told)  # type: ignore[arg-type]
+    assert server.said[-1] == "ROLLBACK"
+    server = Server()
+    work.under_lock(server, "x", "public", LOCKS, lambda session: (session.no_limit(), time.sleep(0.35)), limits, told)  # type: ignore[arg-type]
+    assert server.said[-1] == "COMMIT"
+    # The longest of all is told.
+    held = told.held
+    work.under_lock(server, "x", "public", LOCKS, lambda session: None, limits, told)  # type: ignore[arg-type]
+    assert told.held == held
 
 
 def test_gives_way_and_tries_again() -> None:
@@ -95,7 +129,7 @@ def test_what_is_no_matter_of_locks_is_not_tried_again() -> None:
     for error in (PostgresError("no right", "statement", "42501"), HfjError("changed meanwhile")):
         server, told = Server(), work.Locking()
         with pytest.raises(type(error), match=str(error)):
-            work.under_lock(server, "x", "public", LOCKS, lambda error=error: work_(error), work.Limits(), told)  # type: ignore[arg-type]
+            work.under_lock(server, "x", "public", LOCKS, lambda session, error=error: work_(error), work.Limits(), told)  # type: ignore[arg-type]
         assert (told.tries, server.said[-1]) == (1, "ROLLBACK")
 
 
@@ -127,8 +161,22 @@ def test_a_check_is_not_added_where_the_sequence_has_come_near() -> None:
     server = Server()
     with pytest.raises(HfjError, match="has come near 100"):
         work.carry_out(
-            server, Table("public", "t"), Step("add_check", "t", "", upper=100), lambda: Sequence("s", 90, 50), work.Limits(), work.Locking()  # type: ignore[arg-type]
-        )
+            server, Table("public", "t"), Step("add_check", "t", "", upper=100), lambda session: Sequence("s", 90, 50), Server, work.Limits(),  # type: ignore[arg-type]
+            work.Locking(),
+        )  # fmt: skip
     with pytest.raises(HfjError, match="no step jump"):
-        work.carry_out(server, Table("public", "t"), Step("jump", "t", ""), lambda: Sequence("s", 1, 50), work.Limits(), work.Locking())  # type: ignore[arg-type]
+        work.carry_out(
+            server, Table("public", "t"), Step("jump", "t", ""), lambda session: Sequence("s", 1, 50), Server, work.Limits(), work.Locking()  # type: ignore[arg-type]
+        )
     assert server.said == []
+
+
+def test_a_validation_waits_for_its_lock_only_for_a_while() -> None:
+    server, told = Server(2, [HOLDER]), work.Locking()
+    limits = work.Limits(tries=3, pause=lambda seconds: None)
+    work.validate(server, "public", "t", "bd_fhir_below", limits, told)  # type: ignore[arg-type]
+    assert told.tries == 3
+    assert [text for text in server.said if "lock_timeout" in text][0].endswith("('500ms',)")
+    server = Server(9, [HOLDER])
+    with pytest.raises(PostgresError, match="validation of bd_fhir_below was tried 3 times.* pid 7 .hapi"):
+        work.validate(server, "public", "t", "bd_fhir_below", limits, work.Locking())  # type: ignore[arg-type]

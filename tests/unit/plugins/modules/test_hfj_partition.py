@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._change import ChangeError
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import ForeignKey, Index, Part, Relation, Sequence, Step, Table
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition
@@ -40,8 +41,12 @@ class Database:
         self.fails: dict[str, Exception] = {}
         self.visited = ["t_p0"]
         self.orphans = 0
+        self.filled: list[str] = []
+        self.building: list[dict[str, Any]] = []
+        self.others_change = False
+        self.alone = True
 
-    def carry_out(self, session: Any, table: Table, step: Step, look: Any, limits: Any, told: Any, allow_copy: bool) -> int:
+    def carry_out(self, session: Any, table: Table, step: Step, look: Any, other: Any, limits: Any, told: Any, allow_copy: bool) -> int:
         self.done.append(step.action)
         if step.action in self.fails:
             raise self.fails[step.action]
@@ -84,10 +89,10 @@ class Database:
         self.said.append(query)
 
     def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
-        return [self.server]
+        return self.building if query == "building" else [self.server]
 
     def value(self, query: Any, params: Any = None) -> Any:
-        return True
+        return self.alone
 
     def __enter__(self) -> Database:
         return self
@@ -100,7 +105,13 @@ class Database:
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     found = Database()
     container = SimpleNamespace(id="c0ffee", name="site-db-1", addresses={"net": "192.0.2.9"})
-    guard = SimpleNamespace(verify=lambda: found.done.append("verify"), step=lambda action, obj, before, after: found.done.append("journal"))
+
+    def say(word: str) -> None:
+        if found.others_change:
+            raise ChangeError("somebody else's change is open")
+        found.done.append(word)
+
+    guard = SimpleNamespace(verify=lambda: say("verify"), step=lambda action, obj, before, after: say("journal"))
     monkeypatch.setattr(hfj_partition.ChangeGuard, "for_docker", classmethod(lambda cls, module, docker: guard))
     monkeypatch.setattr(hfj_partition, "Docker", SimpleNamespace(from_module=lambda module: SimpleNamespace()))
     monkeypatch.setattr(hfj_partition, "container_of", lambda docker, service: container)
@@ -117,6 +128,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     }.items():
         monkeypatch.setattr(_hfj_catalog, name, value)
     monkeypatch.setattr(_hfj_sql, "carry_out", found.carry_out)
+    monkeypatch.setattr(_hfj_sql, "filled_ones", lambda session, table: found.filled)
+    monkeypatch.setattr(_hfj_sql, "BUILDING", "building")
     monkeypatch.setattr(_hfj_sql, "pruned", lambda session, table, id: found.visited)
     monkeypatch.setattr(_hfj_sql, "orphans", lambda session, table, part, rows: found.orphans)
     monkeypatch.setattr(_hfj_sql, "twice", lambda session, table, part, others, rows: 0)
@@ -231,6 +244,55 @@ def test_the_watch(database: Database, run: Run) -> None:
     database.sequence = replace(database.sequence, last=15000, highest=15000)
     assert actions(run("watch")) == ["drop_check"]
     assert not run("watch")["changed"]
+
+
+def test_the_watch_comes_through_another_run_and_somebody_elses_change(database: Database, run: Run) -> None:
+    run("prepare")
+    database.sequence = replace(database.sequence, last=15000, highest=15000)
+    database.alone, database.others_change = False, True
+    database.rows = lambda query, params=None: [] if query in (_hfj_sql.ADVISORY_HOLDERS, "building") else [database.server]  # type: ignore[method-assign]
+    assert "another run is at work" in run("undo")["msg"]
+    database.alone = True
+    assert "somebody else's change" in run("undo")["msg"]
+    database.alone = False
+    assert actions(run("watch")) == ["drop_check"]
+
+
+def test_no_bound_is_computed_without_knowing_the_growth(database: Database, run: Run) -> None:
+    database.sequence = replace(database.sequence, per_day=None)
+    for check in (True, False):
+        assert "Give first_bound" in run("prepare", check=check)["msg"]
+    assert database.done == []
+    # What the operator has named goes on with it.
+    database.fails = {"add_check": PostgresError("held by pid 7", "statement", "55P03")}
+    run("prepare", first_bound=50000)
+    database.fails = {}
+    done = run("prepare")
+    assert (done["state"]["after"], done["bounds"]["first"]) == ("prepared", 50000)
+    assert [item["id"] for item in done["findings"]] == ["partition_half_done", "watch_needed"]
+
+
+def test_undo_is_refused_in_check_mode_as_in_a_real_run(database: Database, run: Run) -> None:
+    run("prepare")
+    database.building = [{"pid": 4, "percent": 40.0}]
+    database.done.clear()
+    for check in (True, False):
+        assert "pid 4 is still building" in run("undo", check=check)["msg"]
+    database.building = []
+    run("swap")
+    database.filled = ["t_p16000"]
+    database.done.clear()
+    for check in (True, False):
+        found = run("undo", check=check)
+        assert "t_p16000 already hold rows" in found["msg"]
+        assert found["state"]["after"] == "swapped"
+    assert database.done == []
+    database.building = [{"pid": 4, "percent": 40.0}]
+    for check in (True, False):
+        assert "pid 4 is still building" in run("undo", check=check, allow_copy=True)["msg"]
+    assert database.done == []
+    database.building = []
+    assert actions(run("undo", check=True, allow_copy=True)) == actions(run("undo", allow_copy=True)) == ["swap_back", "drop_index"]
 
 
 def test_copying_is_told(database: Database, run: Run) -> None:
