@@ -399,7 +399,8 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
     if table.state in ("swapped", "unfinished"):
         return [], bounds
     main = table.main
-    assert main is not None
+    if main is None:
+        raise AssertionError("a state was told of a table that is not there")
     steps = []
     there = first_bound(table.new)
     # A parent without partitions has just been made.

@@ -597,7 +597,8 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
     from psycopg2 import sql
 
     main, new = _main(table), table.new
-    assert new is not None
+    if new is None:
+        raise AssertionError("a swap was planned without a parent")
     inbound = table.inbound
     locks = referenced(main, "ACCESS EXCLUSIVE")
     locks.append((table.name, "ACCESS EXCLUSIVE"))
@@ -660,7 +661,8 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
 
     main = _main(table)
     first = table.first
-    assert first is not None
+    if first is None:
+        raise AssertionError("a way back was planned without a first partition")
     others = [part.name for part in main.parts if part.name != first.name]
     locks = referenced(main, "ACCESS EXCLUSIVE")
     locks.append((table.name, "ACCESS EXCLUSIVE"))
@@ -810,7 +812,8 @@ def _list(columns: Sequenced[str]) -> Any:
 
 
 def _main(table: Table) -> Relation:
-    assert table.main is not None
+    if table.main is None:
+        raise AssertionError("a step was planned for a table that is not there")
     return table.main
 
 
@@ -930,4 +933,3 @@ def index_partners(session: Session, table: Table) -> list[str]:
     """Return the indexes of the parent that are not valid, which means that a partition lacks one. Raises PostgresError."""
     relation = read_relation(session, table.schema, table.name)
     return [index.name for index in relation.indexes if not index.valid] if relation else []
-

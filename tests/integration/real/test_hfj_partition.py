@@ -792,8 +792,10 @@ def test_a_bound_of_ones_own(site: Site, do: Run) -> None:
         (f"CREATE VIEW seen AS SELECT * FROM {TOKEN}", "table_obstacles"),
         full(f"CREATE PUBLICATION pub FOR TABLE {TOKEN}", "table_obstacles"),
         full(f"CREATE TABLE {TOKEN}_p0 (i int)", "partition_name_taken"),
-        full(f"ALTER TABLE {TOKEN} DROP CONSTRAINT fk_sp_token_res, ADD CONSTRAINT fk_sp_token_res FOREIGN KEY (res_id)"
-         " REFERENCES hfj_resource NOT VALID", "foreign_key_unfit"),
+        full(
+            f"ALTER TABLE {TOKEN} DROP CONSTRAINT fk_sp_token_res, ADD CONSTRAINT fk_sp_token_res FOREIGN KEY (res_id)"
+            " REFERENCES hfj_resource NOT VALID", "foreign_key_unfit",
+        ),
         full(f"ALTER TABLE {TOKEN} RENAME TO old; CREATE TABLE {TOKEN} (LIKE old) PARTITION BY HASH (res_id)", "already_partitioned"),
         ("UPDATE hfj_resource SET partition_id = 1 WHERE res_id = (SELECT max(res_id) FROM hfj_resource)", "hapi_partition_mode"),
         ("SELECT setval('seq_resource_id', 1)", "sequence_behind"),

@@ -136,7 +136,8 @@ def test_what_is_no_matter_of_locks_is_not_tried_again() -> None:
 def test_one_of_us_at_a_time() -> None:
     server = Server(holders=[{"pid": 9, "since": "2026-11-26 03:00:00+00"}])
     server.values = [False]
-    with pytest.raises(HfjError, match="another run is at work on public.t .pid 9, alive since 2026"), work.alone(server, Table("public", "t")):  # type: ignore[arg-type]
+    busy = "another run is at work on public.t .pid 9, alive since 2026"
+    with pytest.raises(HfjError, match=busy), work.alone(server, Table("public", "t")):  # type: ignore[arg-type]
         pass
     server.values = [True]
     with work.alone(server, Table("public", "t")):  # type: ignore[arg-type]
@@ -161,13 +162,14 @@ def test_a_check_is_not_added_where_the_sequence_has_come_near() -> None:
     server = Server()
     with pytest.raises(HfjError, match="has come near 100"):
         work.carry_out(
-            server, Table("public", "t"), Step("add_check", "t", "", upper=100), lambda session: Sequence("s", 90, 50), Server, work.Limits(),  # type: ignore[arg-type]
-            work.Locking(),
+            server, Table("public", "t"), Step("add_check", "t", "", upper=100),  # type: ignore[arg-type]
+            lambda session: Sequence("s", 90, 50), Server, work.Limits(), work.Locking(),  # type: ignore[arg-type]
         )  # fmt: skip
     with pytest.raises(HfjError, match="no step jump"):
         work.carry_out(
-            server, Table("public", "t"), Step("jump", "t", ""), lambda session: Sequence("s", 1, 50), Server, work.Limits(), work.Locking()  # type: ignore[arg-type]
-        )
+            server, Table("public", "t"), Step("jump", "t", ""),  # type: ignore[arg-type]
+            lambda session: Sequence("s", 1, 50), Server, work.Limits(), work.Locking(),  # type: ignore[arg-type]
+        )  # fmt: skip
     assert server.said == []
 
 
