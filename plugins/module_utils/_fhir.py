@@ -194,7 +194,7 @@ def open_header_values(headers: Mapping[str, Any]) -> set[str]:
 
 
 class Client:
-    """Sends GET and HEAD requests, one connection each, on ansible.module_utils.urls.
+    """Sends HTTP requests, one connection each, on ansible.module_utils.urls.
 
     - No redirect leaves the server that was asked, so no credential does.
     - No cookie is kept: a balancer's sticky cookie would make every request land on one replica.
@@ -339,6 +339,16 @@ class Client:
             % (method, public_url(url), _MAX_REDIRECTS, public_url(target)),
         )
 
+    def send(self, method: str, url: str, resource: Optional[Mapping[str, Any]] = None, headers: Optional[Mapping[str, Any]] = None) -> Answer:
+        """Send one request that may write, with a resource as its body, and return the answer of any status. No redirect is followed.
+
+        Raises HttpError when no answer came, or it could not be read in time. The server may have done it all the same.
+        """
+        check_url(url)
+        sent = {**self.headers, **_checked_headers(headers or {}, "headers")}
+        data = None if resource is None else json.dumps(resource).encode("utf-8")
+        return self._once(url, sent, method, _MAX_BODY, time.monotonic(), data)
+
     def _redirected(self, source: str, answer: Answer) -> str:
         location = self.scrub(first_words(answer.headers["location"]))
         try:
@@ -363,7 +373,7 @@ class Client:
         host = base_url(origin(source)[1], parts.port).partition("://")[2]
         return urlunsplit(parts._replace(netloc=host))
 
-    def _once(self, url: str, headers: dict[str, str], method: str, max_body: int, started: float) -> Answer:
+    def _once(self, url: str, headers: dict[str, str], method: str, max_body: int, started: float, data: Optional[bytes] = None) -> Answer:
         asked = "%s %s" % (method, public_url(url))
         request = Request(
             http_agent=self._agent,
@@ -378,7 +388,7 @@ class Client:
         )
         try:
             try:
-                response = request.open(method, url, headers=headers, timeout=self._left(started))
+                response = request.open(method, url, data=data, headers=headers, timeout=self._left(started))
             except urllib.error.HTTPError as error:
                 # Kept as a whole: it closes its fp when it goes.
                 response = error

@@ -22,8 +22,8 @@ FIXTURES = Path(__file__).parent / "fixtures" / "hapi"
 class Asked:
     """One request that a server got."""
 
-    def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
-        self.method, self.path, self.headers = method, path, headers
+    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
+        self.method, self.path, self.headers, self.body = method, path, headers, body
 
 
 # What a route answers: status, headers, body.
@@ -48,7 +48,8 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
-                asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
                 outer.asked.append(asked)
                 route = outer.routes.get(self.path.partition("?")[0], outer.fallback)
                 if route is None:
@@ -67,7 +68,7 @@ class Server:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_GET = do_HEAD = do_POST = answer
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
             def log_message(self, *args: Any) -> None:
                 pass
