@@ -366,7 +366,7 @@ class Job(Generic[C, O]):
         """Somebody else is changing the deployment."""
         self.postpone(config, outcome, holder)
 
-    def overlapped(self, config: C, outcome: O) -> None:
+    def overlapped(self, config: C, outcome: O, changes: Optional[Changes]) -> None:
         """Do what can't wait for another run that is still at work."""
 
     def alarming(self, config: C, outcome: O, code: int) -> bool:
@@ -416,7 +416,7 @@ class Job(Generic[C, O]):
                     "It waits for a lock or for a server that does not answer: look at pg_stat_activity, and end it by its process id.",
                 )
             )  # fmt: skip
-            self.overlapped(config, outcome)
+            self.overlapped(config, outcome, changes)
             log.write(self.as_lines(outcome, "run")[1:])
             self._tell(config, log, outcome, OVERLAP, print_json)
             return OVERLAP
