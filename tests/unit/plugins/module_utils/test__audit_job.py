@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 import os
@@ -37,10 +36,9 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._job import BLIND, OK
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._partition_catalog import Reading, TableReport, judge, predicted
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._partitions import UTC, Month, Parent, Partition, Server, Settings, Step
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
+from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, UTILS, imported, lay, started
 
-ROOT = Path(__file__).resolve().parents[4]
 ROLE = ROOT / "roles/audit_partitions"
-UTILS = ROOT / "plugins/module_utils"
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
 SERVER = Server(150000, False, NOW, user="postgres", is_superuser=True)
 SITE = {"project_dir": "/opt/bd-fhir-national", "project_name": "bd-fhir-national", "login_password_variable": "AUDIT_DB_SUPERUSER_PASSWORD"}
@@ -667,21 +665,6 @@ def test_nothing_to_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # --- on the host ---------------------------------------------------------------------------------------------------
 
 
-def imported(name: str, seen: set[str]) -> set[str]:
-    """The private files that a file imports at any depth, those for type checking left out."""
-    if name in seen:
-        return seen
-    seen.add(name)
-    tree = ast.parse((UTILS / name).read_text(encoding="utf-8"))
-    typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) and getattr(item.test, "id", "") == "TYPE_CHECKING"
-              for node in ast.walk(item)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and id(node) not in typing:
-            for module in [node.module] if node.module else [item.name for item in node.names]:
-                imported(f"{module}.py", seen)
-    return seen
-
-
 def test_the_role_lays_all_that_the_job_imports_and_no_more() -> None:
     laid = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]
     assert laid == sorted(imported("_audit_job.py", set()))
@@ -695,22 +678,8 @@ def test_the_role_gives_only_what_the_job_knows() -> None:
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
     """The folder that the role makes on a host."""
-    package = tmp_path / "bd-fhir-audit/bd_fhir_audit"
-    package.mkdir(parents=True)
-    (package.parent / "__main__.py").write_text((ROLE / "files/__main__.py").read_text(encoding="utf-8"))
-    for name in yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]:
-        (package / name).write_text((UTILS / name).read_text(encoding="utf-8"), encoding="utf-8")
-    (package / "__init__.py").write_text((ROLE / "files/__init__.py").read_text(encoding="utf-8"))
-    return package.parent
-
-
-# As a Python on which Ansible was never installed.
-WITHOUT_ANSIBLE = "import sys, runpy; sys.modules['ansible'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-
-
-def started(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-I", "-c", WITHOUT_ANSIBLE, str(folder), *args]
-    return subprocess.run(argv, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, check=False)
+    files = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]
+    return lay("audit_partitions", files, tmp_path / "bd-fhir-audit/bd_fhir_audit")
 
 
 def test_it_runs_without_ansible(host: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 import os
@@ -30,10 +29,9 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import HfjError,
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj_job import JOB, Config, Outcome, Report, as_lines, figures
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._job import BLIND, OK, OVERLAP, TROUBLE, UNUSABLE, JobError, Log, parse_config
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
+from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, UTILS, imported, lay, started
 
-ROOT = Path(__file__).resolve().parents[4]
 ROLE = ROOT / "roles/hapi_partitioning"
-UTILS = ROOT / "plugins/module_utils"
 VARS = yaml.safe_load((ROLE / "vars/job.yml").read_text(encoding="utf-8"))
 SITE = {"project_dir": "/opt/bd-fhir-national", "project_name": "bd-fhir-national", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD"}
 # A thousand ids a day.
@@ -423,7 +421,11 @@ def test_a_change_during_which_there_is_nothing_to_do_is_not_spoken_of(job: Job,
 
 def test_a_change_that_is_opened_meanwhile(job: Job, site: Site, tmp_path: Path) -> None:
     site.sequence = replace(SEQUENCE, last=219000, highest=218000)
-    site.meanwhile = lambda: str(lease(tmp_path)) and None  # type: ignore[assignment,return-value]
+
+    def meanwhile() -> None:
+        lease(tmp_path)
+
+    site.meanwhile = meanwhile
     found = job()
     assert (site.applied, found["ids"]) == (["add_partition t_p220000"], ["hfj_upkeep_postponed"])
 
@@ -616,21 +618,6 @@ def test_the_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
 # --- on the host ---------------------------------------------------------------------------------------------------
 
 
-def imported(name: str, seen: set[str]) -> set[str]:
-    """The private files that a file imports at any depth, those for type checking left out."""
-    if name in seen:
-        return seen
-    seen.add(name)
-    tree = ast.parse((UTILS / name).read_text(encoding="utf-8"))
-    typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) and getattr(item.test, "id", "") == "TYPE_CHECKING"
-              for node in ast.walk(item)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and id(node) not in typing:
-            for module in [node.module] if node.module else [item.name for item in node.names]:
-                imported(f"{module}.py", seen)
-    return seen
-
-
 def test_the_role_lays_all_that_the_job_imports_and_no_more() -> None:
     assert VARS["_hapi_partitioning_job_files"] == sorted(imported("_hfj_job.py", set()))
 
@@ -653,28 +640,14 @@ def test_the_line_is_one_that_cron_takes(folder: str) -> None:
     assert shlex.split(line.split(None, 6)[6].replace("\\%", "%")) == words
 
 
-# As a Python on which Ansible was never installed.
-WITHOUT_ANSIBLE = "import sys, runpy; sys.modules['ansible'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-
-
 def test_it_runs_without_ansible(tmp_path: Path) -> None:
-    package = tmp_path / "bd-fhir-hfj/bd_fhir_hfj"
-    package.mkdir(parents=True)
-    (package.parent / "__main__.py").write_text((ROLE / "files/__main__.py").read_text(encoding="utf-8"))
-    (package / "__init__.py").write_text((ROLE / "files/__init__.py").read_text(encoding="utf-8"))
-    for name in VARS["_hapi_partitioning_job_files"]:
-        (package / name).write_text((UTILS / name).read_text(encoding="utf-8"), encoding="utf-8")
+    folder = lay("hapi_partitioning", VARS["_hapi_partitioning_job_files"], tmp_path / "bd-fhir-hfj/bd_fhir_hfj")
     path = tmp_path / "job.json"
     path.write_text(json.dumps({**SITE, "project_dir": str(tmp_path), "metrics": str(tmp_path / "job.prom"), "state_dir": str(tmp_path / "state")}))
-
-    def started(*args: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-I", "-c", WITHOUT_ANSIBLE, str(package.parent), "--config", str(path), *args]
-        return subprocess.run(argv, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, check=False)
-
-    done = started("check-config")
+    done = started(folder, "--config", str(path), "check-config")
     assert (done.returncode, done.stderr) == (OK, "")
     # There is no deployment: that is told, and no traceback.
-    done = started("run", "--scheduled", "--log", str(tmp_path / "job.log"))
+    done = started(folder, "--config", str(path), "run", "--scheduled", "--log", str(tmp_path / "job.log"))
     assert (done.returncode, done.stdout, done.stderr) == (BLIND, "", "")
     assert "bd_fhir_hfj_partition_up 0" in (tmp_path / "job.prom").read_text()
     assert "FHIR_DB_SUPERUSER_PASSWORD is not set" in (tmp_path / "job.log").read_text()
