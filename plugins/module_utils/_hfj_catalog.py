@@ -158,6 +158,12 @@ SELECT DISTINCT c.relname::text AS name, pg_catalog.pg_table_size(c.oid) AS byte
  WHERE k.contype = 'f' AND n.nspname = %(schema)s AND f.relnamespace = n.oid AND f.relname = %(resource)s
    AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND k.conparentid = 0 ORDER BY 1
 """
+# Whose CHECK refuses ids from N on. The definition of a constraint is read without a lock on its table.
+WAITING = """
+SELECT c.relname::text AS name
+  FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND k.conname = %(check)s AND k.contype = 'c' AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1
+"""
 
 
 def check_ranges(params: dict[str, Any]) -> None:
@@ -171,6 +177,11 @@ def candidates(session: Session, schema: str) -> list[str]:
     """Return HFJ_RESOURCE and the tables that refer to it, but for parents that are still being prepared. Raises PostgresError."""
     rows = session.rows(CANDIDATES, {"schema": schema, "resource": RESOURCE})
     return [RESOURCE] + [row["name"] for row in rows if not row["name"].endswith(NEW)]
+
+
+def waiting(session: Session, schema: str) -> list[str]:
+    """Return the tables that wait for their swap, or for its preparation to end: those with our CHECK. Raises PostgresError."""
+    return [row["name"] for row in session.rows(WAITING, {"schema": schema, "check": CHECK})]
 
 
 def read_keys(session: Session, oid: int = 0) -> list[tuple[int, int, ForeignKey]]:

@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ import yaml
 from ansible_collections.dghs.bd_fhir.plugins.modules import audit_partition
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, Databases
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
+from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, lay, started
 
 pytestmark = pytest.mark.engine
 
-ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles/audit_partitions"
 SCHEMA = (ROOT / "overlay/src/main/resources/db/migration/audit/V2__audit_schema.sql").read_text()
 FUNCTION = "SELECT pg_get_functiondef(p.oid) || p.proowner::regrole FROM pg_proc p WHERE p.proname = 'create_next_month_partitions'"
@@ -65,12 +63,8 @@ def site(made: Site) -> Site:
 @pytest.fixture
 def job(site: Site, tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Run the program; return its exit code and what it wrote."""
-    package = tmp_path / "bd-fhir-audit/bd_fhir_audit"
-    package.mkdir(parents=True)
-    (package.parent / "__main__.py").write_text((ROLE / "files/__main__.py").read_text())
-    (package / "__init__.py").write_text("")
-    for name in yaml.safe_load((ROLE / "vars/main.yml").read_text())["_audit_partitions_files"]:
-        (package / name).write_text((ROOT / "plugins/module_utils" / name).read_text())
+    files = yaml.safe_load((ROLE / "vars/main.yml").read_text())["_audit_partitions_files"]
+    folder = lay("audit_partitions", files, tmp_path / "bd-fhir-audit/bd_fhir_audit")
 
     def call(*command: str, stdin: str = "", **more: Any) -> tuple[int, str]:
         config = {
@@ -78,11 +72,7 @@ def job(site: Site, tmp_path: Path) -> Callable[..., tuple[int, str]]:
             "metrics": str(tmp_path / "job.prom"), "state_dir": str(tmp_path / "state"), "lease_wait": 0, "overlap_wait": 5, **more,
         }  # fmt: skip
         (tmp_path / "job.json").write_text(json.dumps(config))
-        script = "import sys, runpy; sys.modules['ansible'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-        argv = [sys.executable, "-I", "-c", script, str(package.parent), "--config", str(tmp_path / "job.json"), *command]
-        # As cron has it: no terminal, no language, a short PATH.
-        environment = {"PATH": "/usr/bin:/bin", "HOME": "/", "SHELL": "/bin/sh"}
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment, check=False)
+        done = started(folder, "--config", str(tmp_path / "job.json"), *command, input=stdin)
         assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
         return done.returncode, done.stdout if "--json" in command else done.stdout + done.stderr
 

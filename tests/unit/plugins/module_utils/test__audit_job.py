@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import json
 import os
@@ -15,22 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 import yaml
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _audit_job, _change, _partition_catalog
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _audit_job, _change, _job, _partition_catalog
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._audit_job import (
-    BLIND,
-    OK,
-    OVERLAP,
-    TROUBLE,
-    UNUSABLE,
     Config,
-    JobError,
-    Log,
     Outcome,
     as_json,
     as_lines,
@@ -39,13 +32,13 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._audit_job import (
     parse_metrics,
 )
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._findings import finding
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._job import BLIND, OK, OVERLAP, TROUBLE, UNUSABLE, JobError, Log
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._partition_catalog import Reading, TableReport, judge, predicted
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._partitions import UTC, Month, Parent, Partition, Server, Settings, Step
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
+from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, UTILS, imported, lay, started
 
-ROOT = Path(__file__).resolve().parents[4]
 ROLE = ROOT / "roles/audit_partitions"
-UTILS = ROOT / "plugins/module_utils"
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
 SERVER = Server(150000, False, NOW, user="postgres", is_superuser=True)
 SITE = {"project_dir": "/opt/bd-fhir-national", "project_name": "bd-fhir-national", "login_password_variable": "AUDIT_DB_SUPERUSER_PASSWORD"}
@@ -132,7 +125,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 def job(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Run it as the scheduler does; return what it printed as JSON, with what is in the metrics and in the log."""
     # As if it lay in a directory of its own: that is what one run at a time is by, and tests run beside each other.
-    monkeypatch.setattr(_audit_job, "__file__", str(tmp_path / "_audit_job.py"))
+    monkeypatch.setattr(_job, "__file__", str(tmp_path / "_job.py"))
 
     def call(scheduled: bool = True, token: str = "", **more: Any) -> dict[str, Any]:
         capsys.readouterr()
@@ -368,16 +361,16 @@ def test_the_lease_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_user_without_a_right_to_the_journal(job: Job, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_audit_job, "reachable", lambda directory: False)
+    monkeypatch.setattr(_job, "reachable", lambda directory: False)
     site.tables["audit_events"] = months("audit_events", Month(2025, 1), Month(2027, 12), Month(2027, 3))
     found = job()
     assert (found["exit_code"], found["ids"], site.applied) == (OK, ["audit_upkeep_unrecorded"], ["audit_events_2027_03"])
 
 
 def test_what_may_be_kept_where(tmp_path: Path) -> None:
-    assert _audit_job.reachable(str(tmp_path / "not/yet"))
+    assert _job.reachable(str(tmp_path / "not/yet"))
     (tmp_path / "file").write_text("")
-    assert _audit_job.reachable(str(tmp_path))
+    assert _job.reachable(str(tmp_path))
 
 
 # --- one run at a time ---------------------------------------------------------------------------------------------
@@ -568,7 +561,7 @@ def test_check_config_and_check_cron(tmp_path: Path, capsys: pytest.CaptureFixtu
     cron = tmp_path / "bd-fhir"
     cron.write_text("23 4 * * * root /bin/sh x\n")
     assert _audit_job.main(["check-cron", "--content", str(cron)]) == OK
-    monkeypatch.setattr(_audit_job, "daemons", list)
+    monkeypatch.setattr(_job, "daemons", list)
     capsys.readouterr()
     assert _audit_job.main(["check-cron", str(cron)]) == TROUBLE
     assert "no cron daemon runs" in capsys.readouterr().out
@@ -672,21 +665,6 @@ def test_nothing_to_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # --- on the host ---------------------------------------------------------------------------------------------------
 
 
-def imported(name: str, seen: set[str]) -> set[str]:
-    """The private files that a file imports at any depth, those for type checking left out."""
-    if name in seen:
-        return seen
-    seen.add(name)
-    tree = ast.parse((UTILS / name).read_text(encoding="utf-8"))
-    typing = {id(node) for item in ast.walk(tree) if isinstance(item, ast.If) and getattr(item.test, "id", "") == "TYPE_CHECKING"
-              for node in ast.walk(item)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and id(node) not in typing:
-            for module in [node.module] if node.module else [item.name for item in node.names]:
-                imported(f"{module}.py", seen)
-    return seen
-
-
 def test_the_role_lays_all_that_the_job_imports_and_no_more() -> None:
     laid = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]
     assert laid == sorted(imported("_audit_job.py", set()))
@@ -694,28 +672,14 @@ def test_the_role_lays_all_that_the_job_imports_and_no_more() -> None:
 
 def test_the_role_gives_only_what_the_job_knows() -> None:
     written = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_config"]
-    assert set(written) <= {field.name for field in _audit_job.fields(Config)}
+    assert set(written) <= {field.name for field in fields(Config)}
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
     """The folder that the role makes on a host."""
-    package = tmp_path / "bd-fhir-audit/bd_fhir_audit"
-    package.mkdir(parents=True)
-    (package.parent / "__main__.py").write_text((ROLE / "files/__main__.py").read_text(encoding="utf-8"))
-    for name in yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]:
-        (package / name).write_text((UTILS / name).read_text(encoding="utf-8"), encoding="utf-8")
-    (package / "__init__.py").write_text((ROLE / "files/__init__.py").read_text(encoding="utf-8"))
-    return package.parent
-
-
-# As a Python on which Ansible was never installed.
-WITHOUT_ANSIBLE = "import sys, runpy; sys.modules['ansible'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-
-
-def started(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-I", "-c", WITHOUT_ANSIBLE, str(folder), *args]
-    return subprocess.run(argv, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, check=False)
+    files = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))["_audit_partitions_files"]
+    return lay("audit_partitions", files, tmp_path / "bd-fhir-audit/bd_fhir_audit")
 
 
 def test_it_runs_without_ansible(host: Path, tmp_path: Path) -> None:
@@ -731,10 +695,10 @@ def test_it_runs_without_ansible(host: Path, tmp_path: Path) -> None:
 
 
 def test_the_probe_of_the_host(tmp_path: Path) -> None:
-    probe = (ROLE / "files/probe.py").read_text(encoding="utf-8")
+    probe = (UTILS / "_probe.py").read_text(encoding="utf-8")
 
     def ask(*args: str) -> dict[str, Any]:
-        done = subprocess.run([sys.executable, "-c", probe, *args], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", probe, "audit_partitions", *args], capture_output=True, text=True, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
