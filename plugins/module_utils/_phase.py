@@ -284,13 +284,13 @@ def due_steps(level: Optional[int], aspects: Sequence[Aspect], needs: Mapping[st
         elif behind:
             steps.append(step("give the database a standby", "warning", "the load is regional, with %s" % found["postgresql"], "add_read_replica"))
     if needs.get("partitioning"):
-        steps.append(step("partition HAPI's large tables", "warning", needs["partitioning"], None))
+        steps.append(step("partition HAPI's large tables", "warning", needs["partitioning"], "partition_hapi_tables"))
     if level is not None and level >= 2 and min((item.rank for item in aspects if item.rank is not None), default=0) < 2:
         severity = "warning" if level == 3 else "info"
         why = "the load is national" if level == 3 else "the load is more than regional was made for, and not yet national"
         steps.append(step("move to Kubernetes and a cluster of databases" if level == 3 else "plan the move to national", severity, why, None))
     if needs.get("partitioning_plan") and not needs.get("partitioning"):
-        steps.append(step("plan the partitioning of HAPI's large tables", "info", needs["partitioning_plan"], None))
+        steps.append(step("plan the partitioning of HAPI's large tables", "info", needs["partitioning_plan"], "partition_hapi_tables"))
     return sorted(steps, key=lambda item: SEVERITY_ORDER[item["severity"]])
 
 

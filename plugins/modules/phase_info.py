@@ -747,12 +747,12 @@ def partition_findings(partitioning: dict[str, Any], resources: Optional[float])
     """Return whether partitioning is due as a finding."""
     if partitioning["state"] == "due":
         hint = (
-            "hfj_partition_info plans it, hfj_partition does it, table by table. Partitions do not make searches faster; they keep each table"
+            "partition_hapi_tables does it, table by table, while HAPI works on. Partitions do not make searches faster; they keep each table"
             " at a size that can be kept."
         )
         return [finding("partitioning_due", "warning", "hfj_resource", "tables of a size that can be kept", partitioning["why"], hint)]
     if partitioning["state"] == "plan":
-        hint = "Plan it: see what hfj_partition_info tells, and when it is to be done."
+        hint = "Plan it: see what partition_hapi_tables --check tells, and when it is to be done."
         return [finding("partitioning_near", "info", "hfj_resource", "tables of a size that can be kept", partitioning["why"], hint)]
     return []
 

@@ -55,6 +55,8 @@ class Ledger:
     # When, in seconds since 1970, a request was told to come again, and after how many seconds.
     refused: list[tuple[float, int]] = field(default_factory=list)
     seconds: float = 0.0
+    # Seconds of the slowest request.
+    longest: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -125,12 +127,15 @@ class Load:
                 self._number += 1
                 number = self._number
                 known = next(reversed(self.ledger.written), None)
+            begun = time.monotonic()
             if number % 2 or known is None:
                 self._write(number)
             elif number % 4:
                 self._read(f"/fhir/{known}", "read")
             else:
                 self._read(f"/fhir/Patient?identifier=urn:bd-fhir:load%7C{self.run}-{number - 3}", "search")
+            with self._lock:
+                self.ledger.longest = max(self.ledger.longest, time.monotonic() - begun)
 
     def _count(self, kind: str, failure: str = "") -> None:
         with self._lock:

@@ -1,0 +1,203 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The large tables of the lab's real HAPI, with three replicas, made partitions and plain again under load.
+
+What stands is asked of psql and pg_dump in the server's container, never of our modules. The tests build upon one another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from load import Load, request
+from pilot_host import FIRST, Background, healthy, ok, on_host, owner_files, play, snapshot, until
+
+pytestmark = [pytest.mark.lab, pytest.mark.full]
+
+VERB = "partition_hapi_tables"
+BACK = "rollback_partition_hapi_tables"
+# All that hold the bulk: HFJ_RES_VER has foreign keys that point at it.
+TABLES = ["hfj_res_ver", "hfj_res_link", "hfj_spidx_date", "hfj_spidx_string", "hfj_spidx_token"]
+BOUND = 100000
+CRON = "/etc/cron.d/bd-fhir-hfj-partitions"
+
+
+def facts(**values: object) -> tuple[str, ...]:
+    given = {"tables": TABLES, "first_bound": BOUND, "width": 5000, **values}
+    return ("-e", json.dumps({f"hapi_partitioning_{name}": value for name, value in given.items()}))
+
+
+def psql(query: str) -> str:
+    argv = ("docker", "exec", "-i", "bd-postgres-fhir", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "fhirdb")
+    return on_host(*argv, data=query).strip()
+
+
+def schema() -> str:
+    """The whole schema as pg_dump writes it, without what differs from one dump to the next."""
+    text = on_host("docker", "exec", "bd-postgres-fhir", "pg_dump", "-U", "postgres", "-d", "fhirdb", "--schema-only")
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("--", "\\restrict", "\\unrestrict")))
+
+
+def partitioned() -> list[str]:
+    return psql("SELECT relname FROM pg_class WHERE relkind = 'p' ORDER BY 1").split()
+
+
+def parts(table: str) -> list[str]:
+    return psql(f"SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = '{table}'::regclass ORDER BY 1").split()
+
+
+def rows(table: str) -> int:
+    return int(psql(f"SELECT count(*) FROM {table}"))
+
+
+def fill(bundles: int) -> None:
+    """Patients with observations, through HAPI."""
+    for number in range(bundles):
+        entries = []
+        for index in range(20):
+            patient = f"urn:uuid:00000000-0000-4000-8000-{number:06d}{index:06d}"
+            code = {"coding": [{"system": "http://loinc.org", "code": "8867-4"}]}
+            entries += [
+                {"fullUrl": patient, "request": {"method": "POST", "url": "Patient"},
+                 "resource": {"resourceType": "Patient", "name": [{"family": f"Fill{index}"}], "birthDate": "1990-01-01",
+                              "identifier": [{"system": "urn:bd-fhir:fill", "value": f"{number}-{index}"}]}},
+                {"request": {"method": "POST", "url": "Observation"},
+                 "resource": {"resourceType": "Observation", "status": "final", "code": code, "subject": {"reference": patient},
+                              "effectiveDateTime": "2026-01-01", "valueString": "x"}},
+            ]
+        status, body, dummy = request("POST", "/fhir", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+        assert status == 200, body[:300]
+
+
+@pytest.fixture(scope="module")
+def before(scaled: None) -> dict[str, str]:
+    """What is there before the first change: the owner's files, the schema, and nothing of the job."""
+    ok(BACK, "-e", "hapi_partitioning_allow_copy=true")
+    fill(20)
+    return {**owner_files(), "schema": schema(), "job": on_host("bash", "-c", f"ls -d {CRON} /etc/bd-fhir-hfj* /var/log/bd-fhir-hfj 2>&1; true")}
+
+
+def test_a_dry_run_says_all_of_it_and_changes_nothing(before: dict[str, str]) -> None:
+    untouched = snapshot()
+    run = ok(VERB, "--check", "--diff", *facts())
+    for table in TABLES:
+        assert f"+public.{table}: swapped" in run.out
+    assert "becomes the first partition, up to id 100000" in run.out
+    assert (snapshot(), schema()) == (untouched, before["schema"])
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"tables": ["hfj_resource"]}, "unique_without_key (public.hfj_resource)"),
+    ({"tables": ["hfj_nothing"]}, "table_missing (public.hfj_nothing)"),
+    ({"tables": ["flyway_schema_history"]}, "table_missing"),
+    ({"first_bound": 100}, "first_bound_near"),
+    ({"first_bound": 0}, "Give hapi_partitioning_first_bound"),
+    ({"prepare_timeout": 1}, "must be 60 or more"),
+    ({"roundtrip_resource": {"resourceType": "Nonsense"}}, "Nothing was changed. roundtrip_failed"),
+])
+def test_wrong_input_is_refused_before_the_first_change(before: dict[str, str], given: dict[str, object], words: str) -> None:
+    refused = play(VERB, *facts(**{"rehearsal": False, **given}))
+    assert refused.rc != 0
+    assert words in " ".join(refused.out.split()), refused.out[-3000:]
+    assert schema() == before["schema"]
+
+
+def test_attached_under_load_after_a_rehearsal(before: dict[str, str]) -> None:
+    counts = {table: rows(table) for table in TABLES}
+    with Load() as load:
+        run = ok(VERB, *facts())
+    print(f"{sum(load.ledger.sent.values())} requests, the longest {load.ledger.longest * 1000:.0f} ms; "
+          + " ".join(re.findall(r"longest_\w+: \S+", run.out)))
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert partitioned() == sorted(TABLES)
+    for table in TABLES:
+        assert parts(table) == [f"{table}_p0", f"{table}_p{BOUND}", f"{table}_p{BOUND + 5000}"]
+        assert rows(table) >= counts[table]
+    assert "ms of them under lock" in run.out
+    # Of the copy nothing is left.
+    assert "rehearsal" not in on_host("bash", "-c", "docker ps -a --format '{{.Names}}'; docker volume ls -q; ls /var/lib/dghs-bd-fhir")
+    assert on_host("grep", "-c", "^[^#]", CRON).strip() == "1"
+
+
+def test_a_second_run_changes_nothing(before: dict[str, str]) -> None:
+    stands = schema()
+    assert ok(VERB, *facts()).changed == 0
+    assert ok(VERB, "--check", *facts()).changed == 0
+    assert schema() == stands
+
+
+def test_hapi_starts_with_validation_of_the_schema(before: dict[str, str]) -> None:
+    with Load() as load:
+        ok("scale_hapi", *FIRST, "-e", json.dumps({"hapi_env": {"HAPI_IG_VERSION": "0.2.1", "HAPI_HBM2DDL_AUTO": "validate"}}))
+    assert load.ledger.failures == []
+    assert healthy(3)
+    described = on_host("bash", "-c", "docker inspect $(docker ps -q --filter label=com.docker.compose.service=hapi)")
+    assert described.count("HAPI_HBM2DDL_AUTO=validate") == 3
+
+
+def test_back_by_a_short_lock_under_load(before: dict[str, str]) -> None:
+    with Load() as load:
+        run = ok(BACK)
+    print(f"the longest request {load.ledger.longest * 1000:.0f} ms; " + " ".join(re.findall(r"longest_\w+: \S+", run.out)))
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert schema() == before["schema"]
+    assert on_host("bash", "-c", f"ls -d {CRON} /etc/bd-fhir-hfj* /var/log/bd-fhir-hfj 2>&1; true") == before["job"]
+    assert ok(BACK).changed == 0
+
+
+@pytest.mark.parametrize("seconds", [18, 24, 28, 33, 40])
+def test_killed_in_the_middle_and_gone_on_with(before: dict[str, str], seconds: float) -> None:
+    with Load() as load:
+        killed = Background(VERB, *facts(rehearsal=False, roundtrip=False))
+        time.sleep(seconds)
+        killed.kill()
+        print("killed with", partitioned(), "partitioned")
+        # A statement that was under way ends by itself, when the server sees that nobody waits for it.
+        time.sleep(8)
+        ok(VERB, *facts(rehearsal=False, roundtrip=False), "-e", "change_record_wait=1200")
+    assert load.ledger.failures == []
+    assert partitioned() == sorted(TABLES)
+    if seconds != 40:
+        ok(BACK)
+        assert schema() == before["schema"]
+
+
+def test_new_resources_go_to_the_next_partition(before: dict[str, str]) -> None:
+    with Load() as load:
+        time.sleep(2)
+        psql(f"SELECT setval('seq_resource_id', {BOUND})")
+        until("all replicas have taken new ids", 60, lambda: rows(f"hfj_spidx_token_p{BOUND}") > 50)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    for table in TABLES:
+        if table != "hfj_res_link":
+            assert rows(f"{table}_p{BOUND}") > 0, table
+    # The job makes partitions in time, without anybody's help.
+    psql(f"SELECT setval('seq_resource_id', {BOUND + 6000})")
+    on_host("bash", "-c", f"grep -v '^#' {CRON} | sed -E 's/^([^ ]+ ){{5}}root //; s/\\\\%/%/g' | env -i PATH=/usr/bin:/bin HOME=/root sh")
+    for table in TABLES:
+        assert f"{table}_p{BOUND + 10000}" in parts(table), parts(table)
+
+
+def test_rows_of_further_partitions_come_back_by_consent_only(before: dict[str, str]) -> None:
+    stands = schema()
+    refused = play(BACK)
+    assert refused.rc != 0
+    assert "allow_copy" in refused.out, refused.out[-3000:]
+    assert schema() == stands
+    counts = {table: rows(table) for table in TABLES}
+    with Load() as load:
+        ok(BACK, "-e", "hapi_partitioning_allow_copy=true")
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert schema() == before["schema"]
+    for table in TABLES:
+        assert rows(table) >= counts[table]
+    files = owner_files()
+    assert files == {name: before[name] for name in files}
