@@ -460,8 +460,12 @@ def _add(table: Table, lower: int, upper: int) -> Step:
     return Step("add_partition", part_name(table.name, lower), "ids from %d on need a place" % lower, lower, upper)
 
 
-def plan_extend(table: Table, sequence: Sequence, width: int, ahead: int) -> list[Step]:
-    """Return the partitions that are missing so that so many lie wholly ahead of the sequence. width 0: as wide as the last one."""
+def plan_extend(table: Table, sequence: Sequence, width: int, ahead: int, days: float = 0.0) -> list[Step]:
+    """Return the partitions that are missing so that so many lie wholly ahead of the sequence, and last for so many days.
+
+    width 0: as wide as the last one. Where ids come so quickly that those don't last, there is one more that does twice over: each search
+    visits every partition, so more narrow ones would not do.
+    """
     main = table.main
     if main is None or table.state not in ("swapped", "unfinished"):
         return []
@@ -477,6 +481,9 @@ def plan_extend(table: Table, sequence: Sequence, width: int, ahead: int) -> lis
         steps.append(_add(table, end, end + width))
         free += end > sequence.used
         end += width
+    needed = max(math.ceil((sequence.per_day or 0.0) * days), reserve(sequence) + 1)
+    if end - sequence.used < needed:
+        steps.append(_add(table, end, end + max(width, round_up(2 * needed))))
     return steps
 
 

@@ -289,7 +289,7 @@ class Run:
 
     def plan(self, table: hfj.Table, sequence: hfj.Sequence) -> list[hfj.Step]:
         """Return the partitions that are missing."""
-        return hfj.plan_extend(table, sequence, self.config.width, self.config.ahead)
+        return hfj.plan_extend(table, sequence, self.config.width, self.config.ahead, self.config.alarm_days)
 
     def extend(self, table: hfj.Table, sequence: hfj.Sequence, limits: hfj_sql.Limits) -> hfj.Table:
         """Make what partitions are missing, and return the table afterwards. Raises PostgresError."""

@@ -52,7 +52,7 @@ options:
       - V(prepare) builds a unique index, the parent with partitions from O(first_bound) on, and a CHECK that proves where the rows belong. HAPI
         works on.
       - V(swap) puts the parent into the place of the table under a lock of a moment, then validates foreign keys and analyzes online.
-      - V(extend) makes more partitions ahead of the sequence.
+      - V(extend) makes more partitions ahead of the sequence, O(ahead) of them, and one more where these don't last for O(alarm_days).
       - V(undo) goes back to a plain table, from wherever it is.
       - V(watch) drops the CHECK of a table that waits for its swap, when the sequence comes near it. From V(prepare) on until V(swap) it must run at
         least every hour, as by cron, since HAPI's inserts are refused from O(first_bound) on. It waits for no other run and for nobody's change,
@@ -364,7 +364,7 @@ class Partitioning:
         if name == "swap":
             return hfj.plan_swap(table)
         if name == "extend":
-            return hfj.plan_extend(table, sequence, self.params["width"], self.params["ahead"])
+            return hfj.plan_extend(table, sequence, self.params["width"], self.params["ahead"], self.params["alarm_days"])
         if name == "undo":
             return hfj.plan_undo(table)
         return hfj.plan_watch(table, sequence) if name == "watch" else []

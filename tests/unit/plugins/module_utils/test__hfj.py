@@ -193,6 +193,24 @@ def test_partitions_ahead_of_the_sequence() -> None:
     assert hfj.plan_extend(plain(), SEQUENCE, 0, 2) == []
 
 
+def test_partitions_that_would_not_last() -> None:
+    """Growth that has become larger than the width was made for: one wide partition, since each search visits every one."""
+    fast = replace(SEQUENCE, per_day=1000.0)
+    # 22,000 - 5,053 ids are left: 16 days.
+    assert hfj.plan_extend(swapped(), fast, 0, 2, 15) == []
+    steps = hfj.plan_extend(swapped(), fast, 0, 2, 60)
+    assert [(step.object, step.lower, step.upper) for step in steps] == [("t_p22000", 22000, 142000)]
+    table = swapped()
+    assert table.main is not None
+    after = replace(table, main=replace(table.main, parts=(*table.main.parts, Part("t_p22000", 22000, 142000))))
+    assert hfj.judge_sequence(table, fast, 60) != []
+    assert hfj.judge_sequence(after, fast, 60) == []
+    # A little more in the same night makes no further one.
+    assert hfj.plan_extend(after, replace(fast, per_day=1800.0), 0, 2, 60) == []
+    # Also where the busiest hours alone would go beyond the end.
+    assert len(hfj.plan_extend(swapped(), replace(SEQUENCE, peak_hour=9000.0), 0, 2, 60)) == 1
+
+
 def test_the_watch() -> None:
     assert hfj.plan_watch(prepared(), SEQUENCE) == []
     assert actions(hfj.plan_watch(prepared(), replace(SEQUENCE, last=18960))) == ["drop_check"]
