@@ -14,11 +14,8 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, 
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables, fhir, for_hapi, hapi
 
 pytestmark = pytest.mark.engine
 
@@ -898,49 +895,6 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
         assert large / small < 1.5, held
     finally:
         site.template(COUNT)
-
-
-@contextmanager
-def hapi(site: HapiTables, **environment: str) -> Iterator[str]:
-    """Run the lab's real HAPI server on the database, and yield its address. The first one makes the tables."""
-    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if ":1.0.0-" in line]
-    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
-    url = f"jdbc:postgresql://{site.address('postgres')}:5432"
-    values = {
-        "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
-        "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
-        "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD, **environment,
-    }  # fmt: skip
-    options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
-    server = docker("run", "-d", "--network", f"{site.name}_default", *options, images[0]).strip()
-    try:
-        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
-        yield f"http://{address}:8080"
-    except AssertionError as exc:
-        raise AssertionError(f"{exc}\n{docker('logs', '--tail', '40', server)}") from exc
-    finally:
-        docker("rm", "-f", "-v", server)
-
-
-def for_hapi(site: HapiTables) -> None:
-    site.script(
-        "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
-        f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
-    )
-    site.script("CREATE DATABASE auditdb OWNER hapi_app")
-
-
-def fhir(url: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, Any]]:
-    """Send one request to HAPI; return the status and what came back."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/fhir+json"}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.loads(answer.read() or b"{}")
-    except urllib.error.HTTPError as exc:
-        return exc.code, {"text": exc.read().decode()[:500]}
-    except OSError as exc:
-        return 0, {"text": str(exc)}
 
 
 def patient(number: int) -> dict[str, Any]:
