@@ -263,14 +263,7 @@ VALIDATE = {
 }
 # How many lines of a log are told.
 TOLD_LINES = 40
-HINTS = {
-    "schema_refused": "This release maps other columns than the schema has after its migrations. Do not upgrade; look at the release's notes and at"
-    " changes.",
-    "migrator_failed": "Do not upgrade. Bring the table that is named back with hfj_partition step=undo, upgrade, and partition it again; or make the"
-    " migration by hand, with its row in the history.",
-    "start_failed": "See log. If it needs another server than PostgreSQL, give environment so that it starts without.",
-    "start_not_seen": "See log. Raise start_timeout or memory, or correct port and path.",
-}  # fmt: skip
+START = "a start on the schema as it is"
 
 
 class Check:
@@ -440,9 +433,7 @@ class Check:
                 "The start tells only whether this release accepts the plain schema.",
             )  # fmt: skip
         if not started.ready:
-            kind, reason = upgrade.reason_of(started.log)
-            kind = kind if started.ended or kind != "start_failed" else "start_not_seen"
-            self.say(kind, "error", service, "a start on the partitioned schema", reason, HINTS[kind])
+            self.judge_failure(started)
         if changes:
             hit = sorted({row["table"] for row in changes} & set(tables))
             hint = "This is what its migrations do: compare it with the release's notes."
@@ -454,6 +445,26 @@ class Check:
                 "partitioning_broken", "error", service, "partitioned tables as hfj_partition leaves them", ", ".join(broken),
                 "Do not upgrade. Bring those tables back with hfj_partition step=undo, upgrade, and partition them again.",
             )  # fmt: skip
+
+    def judge_failure(self, started: upgrade.Started) -> None:
+        """Say why there was no start."""
+        service = self.params["hapi_service"]
+        kind, reason = upgrade.reason_of(started.log)
+        if kind == "schema_refused":
+            self.say(
+                "schema_refused", "error", service, START, reason,
+                "This release maps other columns than the schema has after its migrations. Do not upgrade; look at the release's notes and at changes.",
+            )  # fmt: skip
+        elif kind == "migrator_failed":
+            self.say(
+                "migrator_failed", "error", service, START, reason,
+                "Do not upgrade. Bring the table that is named back with hfj_partition step=undo, upgrade, and partition it again.",
+            )  # fmt: skip
+        elif started.ended:
+            hint = "See log. If it needs another server than PostgreSQL, give environment so that it starts without."
+            self.say("start_failed", "error", service, START, reason, hint)
+        else:
+            self.say("start_not_seen", "error", service, START, reason, "See log. Raise start_timeout or memory, or correct port and path.")
 
     def judge_control(self, second: upgrade.Started) -> None:
         """Say whether a wrong schema was refused, without which the first start has proven nothing."""
