@@ -453,7 +453,7 @@ class Check:
         if kind == "schema_refused":
             self.say(
                 "schema_refused", "error", service, START, reason,
-                "This release maps other columns than the schema has after its migrations. Do not upgrade; look at the release's notes and at changes.",
+                "This release maps other columns than the schema has after its migrations. Do not upgrade; look at its notes and at changes.",
             )  # fmt: skip
         elif kind == "migrator_failed":
             self.say(
@@ -469,7 +469,8 @@ class Check:
     def judge_control(self, second: upgrade.Started) -> None:
         """Say whether a wrong schema was refused, without which the first start has proven nothing."""
         column = upgrade.MISSING[1]
-        if second.ready or column not in second.log:
+        # Some releases write names in capitals.
+        if second.ready or column not in second.log.lower():
             found = "it started" if second.ready else upgrade.reason_of(second.log)[1]
             self.say(
                 "validation_not_seen", "error", self.params["hapi_service"], "no start without the column %s.%s" % upgrade.MISSING, found,

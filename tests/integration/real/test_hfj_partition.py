@@ -22,7 +22,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql, _postgres
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_rewrite, _hfj_sql, _postgres
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
@@ -823,6 +823,106 @@ def test_other_options(site: Site, do: Run) -> None:
     assert "only a partitioned table can be extended" in do("extend", fails=True)["msg"]
     assert not do("undo")["changed"]
     do("verify")
+
+
+# --- the other method ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [(TOKEN, "res_id"), full(VERSIONS, "res_id"), full("hfj_res_link", "src_resource_id"), full("hfj_res_tag", "res_id")],
+)  # fmt: skip
+def test_rewritten_by_hash_and_back(site: Site, do: Run, info: Run, table: str, key: str) -> None:
+    """Check, real, again, both ways; all rows stay, and the way back leaves the schema as it was, to the byte."""
+    site.script(f"GRANT SELECT ON {table} TO reporter; COMMENT ON TABLE {table} IS 'large'")
+    before, rows = site.dump(), site.checksum(table)
+    count = int(rows.split("|")[0])
+    told = do("rewrite", table, check=True, modulus=4)
+    assert site.dump() == before
+    assert told["state"] == {"before": "plain", "after": "rewritten"}
+    done = do("rewrite", table, modulus=4)
+    assert actions(done) == actions(told) == ["rewrite"]
+    assert (done["state"]["after"], done["rows_copied"]) == ("rewritten", count)
+    assert done["foreign_keys"]["before"] == done["foreign_keys"]["after"]
+    assert [part["name"] for part in done["partitions"]] == [f"{table}_h{number}" for number in range(4)]
+    assert site.checksum(table) == rows
+    # Evenly, which is what it is for.
+    sizes = [int(site.script(f"SELECT count(*) FROM {table}_h{number}")) for number in range(4)]
+    assert max(sizes) < 1.5 * min(sizes)
+    for check in (True, False):
+        assert not do("rewrite", table, modulus=4, check=check)["changed"]
+    do("verify", table, expected_foreign_keys=done["foreign_keys"]["before"])
+    found = info(table)
+    assert (state(found, table), ids(found, "error")) == ("rewritten", [])
+    # HAPI works on it.
+    with site.load() as load:
+        time.sleep(0.5)
+    assert load.failed == []
+    look = f"SELECT convalidated FROM pg_constraint WHERE contype = 'f' AND (conrelid = '{table}'::regclass OR confrelid = '{table}'::regclass)"
+    assert set(site.script(look + " AND conparentid = 0").split()) == {"t"}
+    assert "is 4 partitions by hash, and only a plain table can be rewritten" in do("rewrite", table, modulus=8, fails=True)["msg"]
+    assert "is rewritten, and only a partitioned table can be extended" in do("extend", table, fails=True)["msg"]
+    for check in (True, False):
+        assert "Allow it with allow_copy" in do("undo", table, check=check, fails=True)["msg"]
+    rows = site.checksum(table)
+    told, back = do("undo", table, check=True, allow_copy=True), do("undo", table, allow_copy=True)
+    assert actions(back) == actions(told) == ["rewrite_back"]
+    assert back["state"] == {"before": "rewritten", "after": "plain"}
+    assert site.checksum(table) == rows
+    assert site.dump() == before
+
+
+def test_what_stands_in_the_way_of_a_rewrite(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = site.dump()
+    assert "modulus is 1. It takes 2 to 256" in do("rewrite", modulus=1, fails=True)["msg"]
+    assert "unique_without_key" in do("rewrite", "hfj_resource", fails=True)["msg"]
+    with site.clients(1, "postgres", application_name="hapi-1"):
+        for check in (True, False):
+            assert "HAPI still works: hapi_app has sessions that did something within 60 s: pid" in do("rewrite", fails=True, check=check)["msg"]
+    # Somebody else's transaction is given way to.
+    holder = site.connection("postgres", "postgres", application_name="report")
+    holder.autocommit = False
+    holder.cursor().execute(f"SELECT count(*) FROM {TOKEN}")
+    assert "(report, user postgres, idle in transaction" in do("rewrite", fails=True, lock_tries=1)["msg"]
+    holder.close()
+    site.script("COMMENT ON INDEX idx_sp_token_resid_v2 IS 'ours'")
+    assert "comment on index idx_sp_token_resid_v2 of hfj_spidx_token would not be on the copy" in do("rewrite", fails=True)["msg"]
+    site.script("COMMENT ON INDEX idx_sp_token_resid_v2 IS NULL")
+    # A copy that is not the same, seen by the comparison.
+    real = _hfj_rewrite.contents
+
+    def spoiled(session: Any, schema: str, name: str, key: str, width: int) -> Any:
+        if name == TOKEN:
+            session.execute(f"UPDATE public.{TOKEN}_bd_new SET sp_value = 'spoiled' WHERE sp_id = 4711")
+        return real(session, schema, name, key, width)
+
+    monkeypatch.setattr(_hfj_rewrite, "contents", spoiled)
+    refused = do("rewrite", fails=True)
+    assert "the copy of hfj_spidx_token is not the same, first among the ids from" in refused["msg"]
+    assert (refused["state"]["after"], refused["changed"]) == ("plain", False)
+    monkeypatch.undo()
+    monkeypatch.setattr(_hfj_catalog, "free_bytes", lambda *args: 1000)
+    assert "disk_too_small" in do("rewrite", fails=True)["msg"]
+    monkeypatch.undo()
+    assert site.dump() == before
+    # One method at a time.
+    do("prepare")
+    assert "is prepared, and only a plain table can be rewritten" in do("rewrite", fails=True)["msg"]
+
+
+@pytest.mark.parametrize(("table", "every"), [(TOKEN, 17), full(TOKEN, 3), full(VERSIONS, 5)])
+def test_a_rewrite_that_is_killed_has_changed_nothing(site: Site, do: Run, info: Run, table: str, every: int) -> None:
+    before, rows = site.dump(), site.checksum(table)
+    for step, left in (("rewrite", "plain"), ("undo", "rewritten")):
+        number, killed = 1, 0
+        while killed_at(site, number, table=table, step=step, allow_copy=True):
+            killed += 1
+            # The server notices within its client_connection_check_interval, or when it wants to answer.
+            site.until("the end of the session", lambda: site.script("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
+            assert state(info(table), table) == left
+            assert site.checksum(table) == rows
+            number += every
+        assert killed > 1
+    assert site.dump() == before
 
 
 # --- with other servers --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_upgrade_check
 
 Run = Callable[..., dict[str, Any]]
 URL = "jdbc:postgresql://pooler:6432/fhirdb"
-REFUSED = "Schema-validation: missing column [sp_uri] in table [hfj_spidx_uri]"
+REFUSED = "Schema-validation: missing column [SP_URI] in table [HFJ_SPIDX_URI]"
 
 
 class Played:
