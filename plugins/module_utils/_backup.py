@@ -394,8 +394,11 @@ class Workshop:
 
     # -- the copy
 
-    def open(self, with_repository: bool = False) -> None:
-        """Start the container in which the backup is restored. It ends by itself, if nobody ends it."""
+    def open(self, with_repository: bool = False, network: str = "none", alias: str = "") -> None:
+        """Start the container in which the backup is restored. It ends by itself, if nobody ends it.
+
+        network, alias: where others are to find it, and as what.
+        """
         arguments = ["run", "--detach", "--rm", "--name", self.restore_name, "--label", "%s=%s" % (LABEL, self._docker.project_name())]
         if with_repository:
             # What reaches the repository for the server reaches it here; the copy itself listens nowhere and archives nothing.
@@ -403,7 +406,7 @@ class Workshop:
             for key, value in (("LOG_LEVEL_FILE", "off"), ("ARCHIVE_ASYNC", "n"), ("LOCK_PATH", INNER_RESTORE + "/lock")):
                 arguments += ["--env", "PGBACKREST_%s=%s" % (key, value)]
         else:
-            arguments += ["--network", "none"]
+            arguments += ["--network", network, *(["--network-alias", alias] if alias else [])]
         arguments += ["--user", "0:0", "--userns", "host", "--security-opt", "label=disable", "--cpu-shares", "128"]
         arguments += ["--memory", self._memory, "--shm-size", "128m"]
         arguments += ["--mount", "type=bind,source=%s,target=%s,readonly" % (self._partial, INNER_BACKUP)]
@@ -441,13 +444,13 @@ class Workshop:
         if text:
             self.inside(self._server.owner, "sh", "-c", 'umask 077; cat > "$0"', INNER_RESTORE + "/environment", data=text)
 
-    def start(self) -> None:
+    def start(self, hba: str = "local all all trust\n", listen: str = "") -> None:
         """Start the server of the copy on what stands in its data directory, and wait until it takes statements."""
         settings = {
             # None of the settings of the source may reach the copy: it must not archive, follow, listen or run jobs.
             "config_file": INNER_RESTORE + "/check.conf",
             "hba_file": INNER_RESTORE + "/check.hba",
-            "listen_addresses": "",
+            "listen_addresses": listen,
             "unix_socket_directories": INNER_RESTORE,
             "port": "5432",
             "archive_mode": "off",
@@ -471,7 +474,6 @@ class Workshop:
             "jit": "off",
         }
         options = " ".join("-c %s=%s" % (key, shlex.quote(value)) for key, value in settings.items())
-        hba = "local all all trust\n"
         self.inside(self._server.owner, "sh", "-c", 'cat > "$0"', settings["hba_file"], data=hba)
         self.inside(self._server.owner, "touch", settings["config_file"])
         log = INNER_RESTORE + "/log"

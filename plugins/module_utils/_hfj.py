@@ -29,6 +29,7 @@ from ._findings import finding
 NAME_BYTES = 63
 NEW = "_bd_new"
 FIRST = "_p0"
+HASHED = "_h"
 UNIQUE = "_bd_uk"
 CHECK = "bd_fhir_below"
 
@@ -51,6 +52,8 @@ NEAR_CALLS = 20
 # The watch is to run at least so often, and until it does, so many times the busiest hour of the last month may come.
 WATCH_HOURS = 1
 PEAKS = 2
+# What copying a table takes of its size: the copy with its indexes, and as much WAL.
+COPY_BYTES = 2
 # Bytes of an entry of the index on two bigints, with its share of pages.
 ENTRY_BYTES = 32
 
@@ -230,6 +233,11 @@ def part_name(table: str, lower: int) -> str:
     return "%s_p%d" % (table, lower)
 
 
+def hash_name(table: str, remainder: int) -> str:
+    """Return the name of a partition by hash."""
+    return "%s%s%d" % (table, HASHED, remainder)
+
+
 def names_made(table: Table, bounds: Bounds) -> list[str]:
     """Return every name that partitioning a table makes."""
     names = [table.name + NEW, table.name + FIRST, table.name + UNIQUE + NEW, table.name + UNIQUE + FIRST]
@@ -270,7 +278,7 @@ def first_bound(relation: Optional[Relation]) -> Optional[int]:
 
 
 def state_of(table: Table) -> str:
-    """Return missing, plain, preparing, prepared, swapped, unfinished (swapped, and something is left to be done), or foreign."""
+    """Return missing, plain, preparing, prepared, swapped, unfinished (swapped, and something is left to be done), rewritten, or foreign."""
     main = table.main
     if main is None:
         return "missing"
@@ -283,7 +291,16 @@ def state_of(table: Table) -> str:
         return "prepared" if ready and bound is not None and main.check_valid and main.check_bound == bound else "preparing"
     if main.kind == "p" and table.first is not None and any(part.name == table.name + FIRST and part.lower is None for part in main.parts):
         return "unfinished" if leftovers(table) else "swapped"
-    return "foreign"
+    return "rewritten" if main.kind == "p" and rewritten_parts(table) else "foreign"
+
+
+def rewritten_parts(table: Table) -> int:
+    """Return into how many partitions by hash we have copied a table; 0 if we have not."""
+    main = table.main
+    if main is None or not table.key or main.partition_key != "HASH (%s)" % table.key:
+        return 0
+    ours = {hash_name(table.name, number) for number in range(len(main.parts))}
+    return len(main.parts) if {part.name for part in main.parts} == ours and unique_index(table, main) is not None else 0
 
 
 def leftovers(table: Table) -> list[Step]:
@@ -365,6 +382,11 @@ def parse_bound(text: str) -> tuple[Optional[int], Optional[int], bool]:
         raise ValueError(text)
     lower, upper = (None if word.endswith("VALUE") else int(word.strip("'")) for word in found.groups())
     return lower, upper, False
+
+
+def by_hash(text: str) -> bool:
+    """Tell whether a bound, as the server writes it, is one by hash."""
+    return bool(re.match(r"FOR VALUES WITH \(modulus \d+, remainder \d+\)\Z", text))
 
 
 def parse_check(text: str, key: str) -> Optional[int]:
@@ -501,10 +523,22 @@ def plan_swap(table: Table) -> list[Step]:
     return leftovers(table) if table.state in ("swapped", "unfinished") else []
 
 
+def plan_rewrite(table: Table, modulus: int) -> list[Step]:
+    """Return the copying into partitions by hash. Raises HfjError for a table on another way."""
+    if table.state == "plain":
+        return [Step("rewrite", table.name, "its rows are copied into %d partitions by HASH (%s)" % (modulus, table.key), upper=modulus)]
+    if table.state != "rewritten" or rewritten_parts(table) != modulus:
+        what = "%d partitions by hash" % rewritten_parts(table) if table.state == "rewritten" else table.state
+        raise HfjError("Nothing was changed: %s is %s, and only a plain table can be rewritten. Run step=undo first." % (table.name, what))
+    return []
+
+
 def plan_undo(table: Table) -> list[Step]:
     """Return the way back to a plain table, from wherever it is."""
     steps = []
     main = table.main
+    if table.state == "rewritten":
+        return [Step("rewrite_back", table.name, "its rows are copied into a plain table")]
     if main is None or table.state in ("plain", "foreign"):
         return [
             Step("validate_key", item.object, "it was made anew and not validated yet")
@@ -542,7 +576,7 @@ def plan_watch(table: Table, sequence: Sequence) -> list[Step]:
     return []
 
 
-STATES_AFTER = {"prepare": "prepared", "swap": "swapped", "undo": "plain"}
+STATES_AFTER = {"prepare": "prepared", "swap": "swapped", "undo": "plain", "rewrite": "rewritten"}
 
 
 # --- is it worth it ------------------------------------------------------------------------------------------------
@@ -574,12 +608,16 @@ def needs(table: Table, seconds_per_row: Optional[float]) -> dict[str, Any]:
     """Return the disk that the online part takes, and the time, from a measured sample."""
     rows = max(table.main.rows, 0.0) if table.main else 0.0
     index = int(rows * ENTRY_BYTES) + 65536
+    # Read, written and compared; and each index read, sorted and written.
+    passes = 4 + 2 * len(table.main.indexes if table.main else ())
     return {
         "index_bytes": index,
         # Its pages again as WAL, and once more while it is sorted on disk.
         "disk_bytes": 3 * index,
         "seconds": None if seconds_per_row is None else round(2 * rows * seconds_per_row, 3),
         "rows_copied": 0,
+        "rewrite_disk_bytes": COPY_BYTES * (table.main.bytes if table.main else 0),
+        "rewrite_seconds": None if seconds_per_row is None else round(passes * rows * seconds_per_row, 3),
     }
 
 
@@ -634,7 +672,7 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
             "It was done by other means: leave it, or bring it back to a plain table first.",
         )  # fmt: skip
         return found
-    if state in ("swapped", "unfinished"):
+    if state in ("swapped", "unfinished", "rewritten"):
         if state == "unfinished":
             say(
                 "partition_unfinished", "warning", "all foreign keys validated, and statistics of the parent",
@@ -738,14 +776,14 @@ def judge_order(table: Table, wish: str) -> list[dict[str, Any]]:
 def judge_back(table: Table) -> list[dict[str, Any]]:
     """Return what is in the way of the way back from a partitioned table."""
     found = []
-    if table.main is not None and table.main.obstacles and table.state in ("swapped", "unfinished"):
+    if table.main is not None and table.main.obstacles and table.state in ("swapped", "unfinished", "rewritten"):
         found.append(
             finding(
                 "table_obstacles", "error", "%s.%s" % (table.schema, table.name), "nothing that was made on the partitioned table",
                 ", ".join(table.main.obstacles), "It would go with the parent. Drop it before, and make it anew on the plain table after.",
             )
         )  # fmt: skip
-    return found + (judge_order(table, "plain") if table.state in ("swapped", "unfinished") else [])
+    return found + (judge_order(table, "plain") if table.state in ("swapped", "unfinished", "rewritten") else [])
 
 
 def names_differ(table: Table) -> str:

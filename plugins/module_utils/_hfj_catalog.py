@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, Column, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
-from ._hfj import names_made, parse_bound, parse_check
+from ._hfj import by_hash, hash_name, names_made, parse_bound, parse_check
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -219,6 +219,8 @@ def read_relation(session: Session, schema: str, name: str, key: str = "") -> Op
             lower, upper, default = parse_bound(item["bound"])
         except ValueError:
             # Partitioned by something else: told as foreign, since none of its parts is ours.
+            if by_hash(item["bound"]):
+                parts.append(Part(item["name"], None, None, False, item["bytes"], item["rows"]))
             continue
         parts.append(Part(item["name"], lower, upper, default, item["bytes"], item["rows"]))
     bound, valid = None, False
@@ -252,7 +254,10 @@ def read_table(session: Session, schema: str, name: str) -> Table:
     columns = {row["name"]: row for row in session.rows(COLUMNS, {"oid": plain.oid})}
     key = _key_of(plain, columns)
     first = read_relation(session, schema, name + FIRST, key)
-    source = first if first is not None and plain.kind == "p" else plain
+    if plain.partition_key.startswith("HASH"):
+        source = read_relation(session, schema, hash_name(name, 0), key) or plain
+    else:
+        source = first if first is not None and plain.kind == "p" else plain
     pks = [index.columns for index in source.indexes if index.primary]
     found = [item for _source, target, item in read_keys(session, plain.oid) if target == plain.oid and not item.inherited]
     building = session.rows(BUILDING, {"oid": plain.oid})

@@ -329,7 +329,7 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
     """Make the empty parent with all indexes and foreign keys of the table. Its foreign keys need a moment's lock on what they refer to."""
     from psycopg2 import sql
 
-    main = _main(table)
+    main = main_of(table)
     name = names(sql, table.schema, table.name + NEW)
 
     def make() -> None:
@@ -341,26 +341,27 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
         )
         session.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(name, names(sql, CHECK)))
         for index in mirrored(main):
-            _create_index(session, table, index)
-        _like(session, table, table.name + NEW, storage=False)
+            create_index(session, table, index)
+        like(session, table, table.name + NEW, storage=False)
 
     def link(session: Session) -> None:
         for key in main.keys:
             session.execute(
                 sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({})").format(
-                    name, names(sql, key.name), _list(key.columns), names(sql, key.foreign_schema, key.foreign_table), _list(key.foreign_columns)
+                    name, names(sql, key.name), list_of(key.columns), names(sql, key.foreign_schema, key.foreign_table), list_of(key.foreign_columns)
                 )
             )
 
     under_lock(session, "create_parent of " + table.name, table.schema, referenced(main, "SHARE ROW EXCLUSIVE"), link, limits, told, make)
 
 
-def _create_index(session: Session, table: Table, index: Index) -> None:
+def create_index(session: Session, table: Table, index: Index) -> None:
+    """Make an index of the table on the parent that is not in use yet."""
     from psycopg2 import sql
 
     name, parent = names(sql, index.name + NEW), names(sql, table.schema, table.name + NEW)
     if index.constraint:
-        session.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} UNIQUE ({})").format(parent, name, _list(index.columns)))
+        session.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} UNIQUE ({})").format(parent, name, list_of(index.columns)))
         return
     # index.rest is how the server itself writes the definition.
     head = sql.SQL("CREATE %sINDEX {} ON {} USING " % ("UNIQUE " if index.unique else "")).format(name, parent)
@@ -381,7 +382,7 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
                 " PRIMARY KEY ({}))"
             ).format(name, above, names(sql, table.pk))
         )
-        _like(session, table, step.object, storage=True)
+        like(session, table, step.object, storage=True)
 
     def attach(session: Session) -> None:
         session.execute(
@@ -397,13 +398,17 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
     under_lock(session, "add_partition of " + step.object, table.schema, locks, attach, limits, told, make)
 
 
-def _like(session: Session, table: Table, name: str, storage: bool) -> None:
-    """Give a new table what people gave the one in use, the statistics targets and if wanted the storage parameters of the one with the rows."""
+def like(session: Session, table: Table, name: str, storage: bool, source: Optional[Relation] = None) -> None:
+    """Give a new table what people gave the one in use, the statistics targets and if wanted the storage parameters of the one with the rows.
+
+    source: that one, by default the first partition, or the plain table.
+    """
     from psycopg2 import sql
 
-    source = table.first if table.main is not None and table.main.kind == "p" and table.first is not None else _main(table)
+    if source is None:
+        source = table.first if table.main is not None and table.main.kind == "p" and table.first is not None else main_of(table)
     place = names(sql, table.schema, name)
-    dress(session, _main(table).oid, table.schema, name)
+    dress(session, main_of(table).oid, table.schema, name)
     for row in session.rows(STATISTICS, {"oid": source.oid}):
         session.execute(
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(place, names(sql, row["name"]), sql.Literal(row["target"]))
@@ -459,7 +464,7 @@ def _grant(sql: Any, verb: str, place: Any, key: tuple[str, str, str, str], gran
     )
 
 
-def _same_clothes(session: Session, what: str, wanted: dict[tuple[str, str, str, str], bool], oid: int) -> None:
+def clothes_fit(session: Session, what: str, wanted: dict[tuple[str, str, str, str], bool], oid: int) -> None:
     """Raise HfjError when a table has not got all that people gave the one whose place it takes."""
     have = worn(session, oid)
     if have != wanted:
@@ -596,7 +601,7 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
     """Make a prepared table the first partition of its parent. Raises PostgresError, HfjError."""
     from psycopg2 import sql
 
-    main, new = _main(table), table.new
+    main, new = main_of(table), table.new
     if new is None:
         raise AssertionError("a swap was planned without a parent")
     inbound = table.inbound
@@ -627,10 +632,10 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
         clothes = worn(session, main.oid)
         dress(session, main.oid, table.schema, table.name + NEW)
         for item in inbound:
-            session.execute(_drop_key(sql, item))
+            session.execute(drop_inbound_key(sql, item))
         _rename_indexes(session, table, main, FIRST, NEW)
-        _rename(session, table.schema, table.name, table.name + FIRST)
-        _rename(session, table.schema, table.name + NEW, table.name)
+        rename(session, table.schema, table.name, table.name + FIRST)
+        rename(session, table.schema, table.name + NEW, table.name)
         session.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO ({})").format(
                 names(sql, table.schema, table.name), names(sql, table.schema, table.name + FIRST), sql.Literal(bound)
@@ -641,13 +646,13 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
         )
         for item in inbound:
             pair = (table.pk, table.key)
-            session.execute(_add_key(sql, item, table, (item.key.columns[0], item.partner), pair))
+            session.execute(add_inbound_key(sql, item, table, (item.key.columns[0], item.partner), pair))
         if session.value(INDEX_COUNT, {"oid": main.oid}) != count:
             raise HfjError("Nothing was changed: attaching %s would have built an index under the lock. Run prepare again." % table.name)
         after = key_shapes(session, new.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
-        _same_clothes(session, table.name, clothes, new.oid)
+        clothes_fit(session, table.name, clothes, new.oid)
 
     under_lock(session, "The swap of " + table.name, table.schema, locks, work, limits, told)
 
@@ -659,7 +664,7 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     """
     from psycopg2 import sql
 
-    main = _main(table)
+    main = main_of(table)
     first = table.first
     if first is None:
         raise AssertionError("a way back was planned without a first partition")
@@ -697,7 +702,7 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
         clothes = worn(session, main.oid)
         dress(session, main.oid, table.schema, first.name)
         for item in table.inbound:
-            session.execute(_drop_key(sql, item))
+            session.execute(drop_inbound_key(sql, item))
         session.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(names(sql, table.schema, table.name), place))
         moved = 0
         for name in filled:
@@ -707,16 +712,16 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
             raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
-        _rename(session, table.schema, first.name, table.name)
+        rename(session, table.schema, first.name, table.name)
         for index in first.indexes:
             if index.name.endswith(FIRST):
-                _rename_index(session, table.schema, index.name, index.name[: -len(FIRST)])
+                rename_index(session, table.schema, index.name, index.name[: -len(FIRST)])
         for item in table.inbound:
-            session.execute(_add_key(sql, item, table, (item.key.columns[0],), (table.pk,)))
+            session.execute(add_inbound_key(sql, item, table, (item.key.columns[0],), (table.pk,)))
         after = key_shapes(session, first.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
-        _same_clothes(session, table.name, clothes, first.oid)
+        clothes_fit(session, table.name, clothes, first.oid)
         return moved
 
     moved: int = under_lock(session, "The way back of " + table.name, table.schema, locks, work, limits, told)
@@ -728,7 +733,7 @@ def filled_ones(session: Session, table: Table) -> list[str]:
     from psycopg2 import sql
 
     query = sql.SQL("SELECT EXISTS (SELECT FROM {})")
-    others = [part.name for part in _main(table).parts if part.name != table.name + FIRST]
+    others = [part.name for part in main_of(table).parts if part.name != table.name + FIRST]
     return [name for name in others if session.value(query.format(names(sql, table.schema, name)))]
 
 
@@ -756,7 +761,7 @@ def _copy(session: Session, table: Table, source: str, target: str) -> int:
     """Copy all rows of a partition, and prove that none is lost. Raises HfjError."""
     from psycopg2 import sql
 
-    columns = _list([row["name"] for row in session.rows(COLUMN_NAMES, {"schema": table.schema, "name": target})])
+    columns = list_of([row["name"] for row in session.rows(COLUMN_NAMES, {"schema": table.schema, "name": target})])
     wanted = session.value(sql.SQL("SELECT count(*) FROM {}").format(names(sql, table.schema, source)))
     got = session.value(
         sql.SQL("WITH come AS (INSERT INTO {} ({}) SELECT {} FROM {} RETURNING 1) SELECT count(*) FROM come").format(
@@ -775,13 +780,16 @@ SELECT a.attname::text AS name FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg
 """
 
 
-def _drop_key(sql: Any, item: Inbound) -> Any:
+def drop_inbound_key(sql: Any, item: Inbound) -> Any:
+    """Return the statement that drops a foreign key to the table. Pure."""
     return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(names(sql, item.key.schema, item.key.table), names(sql, item.key.name))
 
 
-def _add_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], foreign: Sequenced[str]) -> Any:
+def add_inbound_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], foreign: Sequenced[str]) -> Any:
+    """Return the statement that makes a foreign key to the table anew, NOT VALID where the server takes that. Pure."""
     return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}){}").format(
-        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), _list(columns), names(sql, table.schema, table.name), _list(foreign),
+        names(sql, item.key.schema, item.key.table), names(sql, item.key.name), list_of(columns),
+        names(sql, table.schema, table.name), list_of(foreign),
         # A parent that is not in use yet has no row to be looked at, and takes no other.
         sql.SQL("" if item.key.partitioned else " NOT VALID"),
     )  # fmt: skip
@@ -789,29 +797,33 @@ def _add_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[str], for
 
 def _rename_indexes(session: Session, table: Table, main: Relation, old: str, new: str) -> None:
     for index in mirrored(main):
-        _rename_index(session, table.schema, index.name, index.name + old)
-        _rename_index(session, table.schema, index.name + new, index.name)
+        rename_index(session, table.schema, index.name, index.name + old)
+        rename_index(session, table.schema, index.name + new, index.name)
 
 
-def _rename_index(session: Session, schema: str, name: str, to: str) -> None:
+def rename_index(session: Session, schema: str, name: str, to: str) -> None:
+    """Rename an index. Raises PostgresError."""
     from psycopg2 import sql
 
     session.execute(sql.SQL("ALTER INDEX {} RENAME TO {}").format(names(sql, schema, name), names(sql, to)))
 
 
-def _rename(session: Session, schema: str, name: str, to: str) -> None:
+def rename(session: Session, schema: str, name: str, to: str) -> None:
+    """Rename a table. Raises PostgresError."""
     from psycopg2 import sql
 
     session.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(names(sql, schema, name), names(sql, to)))
 
 
-def _list(columns: Sequenced[str]) -> Any:
+def list_of(columns: Sequenced[str]) -> Any:
+    """Return columns as a statement lists them."""
     from psycopg2 import sql
 
     return sql.SQL(", ").join(sql.Identifier(name) for name in columns)
 
 
-def _main(table: Table) -> Relation:
+def main_of(table: Table) -> Relation:
+    """Return what has HAPI's name."""
     if table.main is None:
         raise AssertionError("a step was planned for a table that is not there")
     return table.main

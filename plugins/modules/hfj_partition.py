@@ -58,6 +58,9 @@ options:
         least every hour, as by cron, since HAPI's inserts are refused from O(first_bound) on. It waits for no other run and for nobody's change,
         and breaks off a V(prepare) that still validates. No bulk load should begin in that time.
       - V(verify) changes nothing and proves the result in another way than it was made.
+      - V(rewrite) is the other method, for those who want partitions of one size. It copies all rows of a plain table into O(modulus) partitions by
+        HASH of the resource's id, compares them with the old ones, and drops the old table, in one transaction. HAPI has to be stopped, for it waits
+        as long as that takes. V(undo) is then a copy back, and needs O(allow_copy).
     type: str
     required: true
     choices:
@@ -67,9 +70,15 @@ options:
       - undo
       - watch
       - verify
+      - rewrite
+  modulus:
+    description:
+      - Into how many partitions V(rewrite) copies. Every search visits every partition.
+    type: int
+    default: 8
   allow_copy:
     description:
-      - Whether V(undo) may copy rows of further partitions into the first one. HAPI waits for as long as that takes.
+      - Whether V(undo) may copy rows, of further partitions into the first one, or of a rewritten table. HAPI waits for as long as that takes.
     type: bool
     default: false
   lock_timeout_seconds:
@@ -86,7 +95,7 @@ options:
   hold_seconds:
     description:
       - For how long locks may be held at most, by everything that is done under them together. What takes longer is put back. Copying
-        by O(allow_copy) is not limited.
+        by O(allow_copy) or V(rewrite) is not limited.
     type: float
     default: 5
   cancel_autovacuum:
@@ -146,6 +155,14 @@ EXAMPLES = r"""
     step: verify
     expected_foreign_keys: "{{ swapped.foreign_keys.before }}"
 
+- name: The other method, in a window in which HAPI is stopped
+  dghs.bd_fhir.hfj_partition:
+    project_dir: /opt/bd-fhir-national
+    login_password_variable: FHIR_DB_SUPERUSER_PASSWORD
+    table: hfj_spidx_token
+    step: rewrite
+    modulus: 8
+
 - name: Back to a plain table
   dghs.bd_fhir.hfj_partition:
     project_dir: /opt/bd-fhir-national
@@ -170,7 +187,7 @@ plan:
     action:
       description:
         - V(drop_check), V(drop_parent), V(drop_index), V(build_index), V(create_parent), V(add_partition), V(add_check), V(validate_check),
-          V(swap), V(validate_key), V(analyze) or V(swap_back).
+          V(swap), V(validate_key), V(analyze), V(swap_back), V(rewrite) or V(rewrite_back).
       type: str
       sample: swap
     object:
@@ -220,7 +237,7 @@ foreign_keys:
         table: hfj_spidx_token
         foreign_table: hfj_resource
 rows_copied:
-  description: How many rows V(undo) has copied.
+  description: How many rows V(undo) or V(rewrite) has copied.
   returned: success, and on failure
   type: int
   sample: 0
@@ -242,6 +259,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _hfj as hfj
 from ..module_utils import _hfj_catalog as catalog
+from ..module_utils import _hfj_rewrite as copying
 from ..module_utils import _hfj_sql as work
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
@@ -258,7 +276,7 @@ LAG_PAUSE = 5.0
 ROUNDS = 200
 PARTITIONED = ("swapped", "unfinished")
 # What each step refuses of what judge() finds. The way back and the watch must always be possible.
-STRICT = ("prepare", "swap")
+STRICT = ("prepare", "swap", "rewrite")
 RANGES = {
     "lock_timeout_seconds": (0.01, 3600),
     "lock_tries": (1, 1000),
@@ -266,6 +284,7 @@ RANGES = {
     "parallel_workers": (0, 64),
     "lag_wait_seconds": (0, 86400),
     "verify_rows": (1, 1000000),
+    "modulus": (2, 256),
 }
 
 
@@ -367,6 +386,8 @@ class Partitioning:
             return hfj.plan_extend(table, sequence, self.params["width"], self.params["ahead"], self.params["alarm_days"])
         if name == "undo":
             return hfj.plan_undo(table)
+        if name == "rewrite":
+            return hfj.plan_rewrite(table, self.params["modulus"])
         return hfj.plan_watch(table, sequence) if name == "watch" else []
 
     # -- the step
@@ -392,6 +413,8 @@ class Partitioning:
             self.result["partitions"] = catalog.parts_report(table.main.parts if table.main else ())
             return table
         self.judge(session, table, sequence, bounds, server)
+        if params["step"] in ("prepare", "swap") and table.state == "rewritten":
+            raise hfj.HfjError("Nothing was changed: %s was rewritten by hash. Run step=undo first, if it is to be attached." % table.name)
         steps = self.plan(table, sequence, bounds)
         if params["step"] == "swap" and table.state in ("plain", "preparing"):
             self.not_prepared(table)
@@ -434,22 +457,47 @@ class Partitioning:
         if params["step"] in STRICT:
             found += hfj.judge_server(
                 params["service"], server["version"], False, catalog.hapi_partitions(session, params["schema"]), sequence,
-                catalog.read_standbys(session) if params["step"] == "swap" else [], params["max_lag_bytes"],
+                catalog.read_standbys(session) if params["step"] in ("swap", "rewrite") else [], params["max_lag_bytes"],
             )  # fmt: skip
         if params["step"] == "prepare" and table.state == "plain":
             found += hfj.judge_disk(params["service"], catalog.free_bytes(self.docker, self.container, session), hfj.needs(table, None)["disk_bytes"])
         if params["step"] == "prepare" and table.state in ("plain", "preparing", "prepared"):
             found += hfj.judge_waiting(table)
+        copies = params["step"] == "rewrite" and table.state == "plain" or params["step"] == "undo" and table.state == "rewritten"
+        if copies and table.main is not None:
+            free = catalog.free_bytes(self.docker, self.container, session)
+            found += hfj.judge_disk(params["service"], free, hfj.COPY_BYTES * table.main.bytes)
         back = hfj.judge_back(table) if params["step"] == "undo" else []
         self.result["findings"] = found + back
         self.refuse(back)
-        if params["step"] == "undo" and table.state not in ("missing", "foreign", "plain"):
+        if copies:
+            self.refuse(found)
+            self.refuse_copying(session, table)
+        elif params["step"] == "undo" and table.state not in ("missing", "foreign", "plain"):
             # What the server would refuse in the middle is refused before the first change, also in check mode.
             work.refuse_building(session, table)
             if table.state in PARTITIONED and not params["allow_copy"]:
                 work.refuse_copying(work.filled_ones(session, table))
         if params["step"] in STRICT or table.state in ("missing", "foreign"):
             self.refuse(found)
+
+    def refuse_copying(self, session: Session, table: hfj.Table) -> None:
+        """Raise HfjError when a table can't be copied as a whole, or HAPI still runs."""
+        if self.params["step"] == "undo" and not self.params["allow_copy"]:
+            raise hfj.HfjError(
+                "Nothing was changed: %s was rewritten by hash, so the way back means to copy all of its rows while HAPI is stopped. Allow it with"
+                " allow_copy, in a window." % table.name
+            )
+        gone = copying.lost(session, table)
+        if gone:
+            what = ", ".join(gone)
+            raise hfj.HfjError("Nothing was changed: %s of %s would not be on the copy. Drop it, and make it anew after." % (what, table.name))
+        busy = copying.at_work(session, table)
+        if busy:
+            raise hfj.HfjError(
+                "Nothing was changed: HAPI still works: %s has sessions that did something within %d s: %s. Stop HAPI, and run this again."
+                % (table.main.owner if table.main else "", copying.QUIET_SECONDS, ", ".join(busy))
+            )
 
     def refuse(self, found: list[dict[str, Any]]) -> None:
         """Raise HfjError when there is an error among findings."""
@@ -469,7 +517,7 @@ class Partitioning:
 
     def throttle(self, session: Session, step: hfj.Step) -> None:
         """Wait until every standby has caught up, before a part that writes much. Raises HfjError when it does not."""
-        if step.action != "build_index":
+        if step.action not in ("build_index", *copying.ACTIONS):
             return
         end = time.monotonic() + self.params["lag_wait_seconds"]
         while True:
@@ -497,9 +545,12 @@ class Partitioning:
                 raise
         begun = time.monotonic()
         try:
-            self.result["rows_copied"] += work.carry_out(
-                session, table, step, self.sequence, lambda: connect(self.login, NO_TIMEOUT), self.limits, self.told, self.params["allow_copy"]
-            )
+            if step.action in copying.ACTIONS:
+                self.result["rows_copied"] += copying.rebuild(session, table, step, self.limits, self.told)
+            else:
+                self.result["rows_copied"] += work.carry_out(
+                    session, table, step, self.sequence, lambda: connect(self.login, NO_TIMEOUT), self.limits, self.told, self.params["allow_copy"]
+                )
         except (PostgresError, hfj.HfjError) as exc:
             text = "%s of %s: %s" % (step.action, step.object, exc)
             raise PostgresError(text, exc.kind, exc.sqlstate) if isinstance(exc, PostgresError) else hfj.HfjError(text) from None
@@ -537,7 +588,7 @@ class Partitioning:
                 say("foreign_keys_differ", wanted, have, "A foreign key was lost or is new: make it again, or find out who did it.")
         if sequence.highest > sequence.last + sequence.increment:
             say("sequence_behind", "at least %d" % sequence.highest, sequence.last, "It will give out ids that exist: setval() it.")
-        if table.main is None or table.state not in PARTITIONED:
+        if table.main is None or table.state not in (*PARTITIONED, "rewritten"):
             if table.state != "plain":
                 found += hfj.judge(table, hfj.Bounds(1, 1, 1))
             return found
@@ -574,7 +625,8 @@ def main() -> None:
             COMPOSE_ARGUMENTS,
             **HFJ_ARGUMENTS,
             table={"type": "str", "required": True},
-            step={"type": "str", "required": True, "choices": ["prepare", "swap", "extend", "undo", "watch", "verify"]},
+            step={"type": "str", "required": True, "choices": ["prepare", "swap", "extend", "undo", "watch", "verify", "rewrite"]},
+            modulus={"type": "int", "default": 8},
             allow_copy={"type": "bool", "default": False},
             lock_timeout_seconds={"type": "float", "default": 0.5},
             lock_tries={"type": "int", "default": 20},

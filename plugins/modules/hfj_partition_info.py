@@ -118,7 +118,7 @@ tables:
     state:
       description:
         - V(plain), V(preparing) (the online part is half done), V(prepared), V(swapped), V(unfinished) (swapped, and foreign keys or statistics are
-          to be done), V(foreign) (partitioned by others) or V(missing). It is read from the catalog alone.
+          to be done), V(rewritten) (by hash), V(foreign) (partitioned by others) or V(missing). It is read from the catalog alone.
       type: str
       sample: plain
     key:
@@ -178,9 +178,17 @@ tables:
       type: bool
       sample: true
     needs:
-      description: Disk and seconds of the online part. C(seconds) is V(null) where no sample was taken.
+      description:
+        - Disk and seconds of the online part, and of copying the table in a stopped window instead (C(step=rewrite)). Seconds are estimates, and
+          V(null) where no sample was taken.
       type: dict
-      sample: {index_bytes: 160065536, disk_bytes: 480196608, seconds: 11.4, rows_copied: 0}
+      sample:
+        index_bytes: 160065536
+        disk_bytes: 480196608
+        seconds: 11.4
+        rows_copied: 0
+        rewrite_disk_bytes: 4294967296
+        rewrite_seconds: 79.8
     progress:
       description: The pid that builds an index on it right now, V(0) if nobody does, and how far it is in per cent.
       type: dict

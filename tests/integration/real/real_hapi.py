@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,11 +57,15 @@ class HapiTables(Databases):
     """PostgreSQL with HAPI's tables, which belong to hapi_app as HAPI leaves them."""
 
     def template(self, count: int) -> None:
-        """Make a filled database from which each test gets a copy."""
+        """Make a filled database from which each test gets a copy; the rows come before keys and indexes, as in a restore."""
         self.script(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE); CREATE DATABASE {TEMPLATE} OWNER hapi_app", "postgres")
         self.script("ALTER SCHEMA public OWNER TO hapi_app", TEMPLATE)
-        self.script("SET ROLE hapi_app;" + SCHEMA.read_text(), TEMPLATE)
+        schema = SCHEMA.read_text()
+        keys = re.search(r"^ALTER TABLE ONLY \S+\n +ADD ", schema, re.MULTILINE)
+        assert keys
+        self.script("SET ROLE hapi_app;" + schema[: keys.start()], TEMPLATE)
         self.script("SET ROLE hapi_app;\n\\set count %d\n" % count + FILL.read_text(), TEMPLATE)
+        self.script("SET ROLE hapi_app;" + schema[keys.start() :], TEMPLATE)
 
     def fresh(self) -> None:
         """Give fhirdb the filled tables anew."""
@@ -145,3 +153,51 @@ class Load:
         cursor.fetchall()
         connection.commit()
         return values
+
+
+def hapi_image(kind: str) -> str:
+    """Return the newest of the lab's images of the real HAPI server: 1.0.0, 1.1.0, migration or broken."""
+    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if f":{kind}-" in line]
+    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
+    return images[0]
+
+
+@contextmanager
+def hapi(site: HapiTables, **environment: str) -> Iterator[str]:
+    """Run the lab's real HAPI server on the database, and yield its address. The first one makes the tables."""
+    url = f"jdbc:postgresql://{site.address('postgres')}:5432"
+    values = {
+        "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
+        "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD, **environment,
+    }  # fmt: skip
+    options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
+    server = docker("run", "-d", "--network", f"{site.name}_default", *options, hapi_image("1.0.0")).strip()
+    try:
+        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
+        yield f"http://{address}:8080"
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{docker('logs', '--tail', '40', server)}") from exc
+    finally:
+        docker("rm", "-f", "-v", server)
+
+
+def for_hapi(site: HapiTables) -> None:
+    site.script(
+        "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
+        f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
+    )
+    site.script("CREATE DATABASE auditdb OWNER hapi_app")
+
+
+def fhir(url: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, Any]]:
+    """Send one request to HAPI; return the status and what came back."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/fhir+json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as exc:
+        return exc.code, {"text": exc.read().decode()[:500]}
+    except OSError as exc:
+        return 0, {"text": str(exc)}

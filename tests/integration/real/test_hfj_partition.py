@@ -14,22 +14,19 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql, _postgres
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_rewrite, _hfj_sql, _postgres
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables, fhir, for_hapi, hapi
 
 pytestmark = pytest.mark.engine
 
@@ -828,6 +825,106 @@ def test_other_options(site: Site, do: Run) -> None:
     do("verify")
 
 
+# --- the other method ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [(TOKEN, "res_id"), full(VERSIONS, "res_id"), full("hfj_res_link", "src_resource_id"), full("hfj_res_tag", "res_id")],
+)  # fmt: skip
+def test_rewritten_by_hash_and_back(site: Site, do: Run, info: Run, table: str, key: str) -> None:
+    """Check, real, again, both ways; all rows stay, and the way back leaves the schema as it was, to the byte."""
+    site.script(f"GRANT SELECT ON {table} TO reporter; COMMENT ON TABLE {table} IS 'large'")
+    before, rows = site.dump(), site.checksum(table)
+    count = int(rows.split("|")[0])
+    told = do("rewrite", table, check=True, modulus=4)
+    assert site.dump() == before
+    assert told["state"] == {"before": "plain", "after": "rewritten"}
+    done = do("rewrite", table, modulus=4)
+    assert actions(done) == actions(told) == ["rewrite"]
+    assert (done["state"]["after"], done["rows_copied"]) == ("rewritten", count)
+    assert done["foreign_keys"]["before"] == done["foreign_keys"]["after"]
+    assert [part["name"] for part in done["partitions"]] == [f"{table}_h{number}" for number in range(4)]
+    assert site.checksum(table) == rows
+    # Evenly, which is what it is for.
+    sizes = [int(site.script(f"SELECT count(*) FROM {table}_h{number}")) for number in range(4)]
+    assert max(sizes) < 1.5 * min(sizes)
+    for check in (True, False):
+        assert not do("rewrite", table, modulus=4, check=check)["changed"]
+    do("verify", table, expected_foreign_keys=done["foreign_keys"]["before"])
+    found = info(table)
+    assert (state(found, table), ids(found, "error")) == ("rewritten", [])
+    # HAPI works on it.
+    with site.load() as load:
+        time.sleep(0.5)
+    assert load.failed == []
+    look = f"SELECT convalidated FROM pg_constraint WHERE contype = 'f' AND (conrelid = '{table}'::regclass OR confrelid = '{table}'::regclass)"
+    assert set(site.script(look + " AND conparentid = 0").split()) == {"t"}
+    assert "is 4 partitions by hash, and only a plain table can be rewritten" in do("rewrite", table, modulus=8, fails=True)["msg"]
+    assert "is rewritten, and only a partitioned table can be extended" in do("extend", table, fails=True)["msg"]
+    for check in (True, False):
+        assert "Allow it with allow_copy" in do("undo", table, check=check, fails=True)["msg"]
+    rows = site.checksum(table)
+    told, back = do("undo", table, check=True, allow_copy=True), do("undo", table, allow_copy=True)
+    assert actions(back) == actions(told) == ["rewrite_back"]
+    assert back["state"] == {"before": "rewritten", "after": "plain"}
+    assert site.checksum(table) == rows
+    assert site.dump() == before
+
+
+def test_what_stands_in_the_way_of_a_rewrite(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = site.dump()
+    assert "modulus is 1. It takes 2 to 256" in do("rewrite", modulus=1, fails=True)["msg"]
+    assert "unique_without_key" in do("rewrite", "hfj_resource", fails=True)["msg"]
+    with site.clients(1, "postgres", application_name="hapi-1"):
+        for check in (True, False):
+            assert "HAPI still works: hapi_app has sessions that did something within 60 s: pid" in do("rewrite", fails=True, check=check)["msg"]
+    # Somebody else's transaction is given way to.
+    holder = site.connection("postgres", "postgres", application_name="report")
+    holder.autocommit = False
+    holder.cursor().execute(f"SELECT count(*) FROM {TOKEN}")
+    assert "(report, user postgres, idle in transaction" in do("rewrite", fails=True, lock_tries=1)["msg"]
+    holder.close()
+    site.script("COMMENT ON INDEX idx_sp_token_resid_v2 IS 'ours'")
+    assert "comment on index idx_sp_token_resid_v2 of hfj_spidx_token would not be on the copy" in do("rewrite", fails=True)["msg"]
+    site.script("COMMENT ON INDEX idx_sp_token_resid_v2 IS NULL")
+    # A copy that is not the same, seen by the comparison.
+    real = _hfj_rewrite.contents
+
+    def spoiled(session: Any, schema: str, name: str, key: str, width: int) -> Any:
+        if name == TOKEN:
+            session.execute(f"UPDATE public.{TOKEN}_bd_new SET sp_value = 'spoiled' WHERE sp_id = 4711")
+        return real(session, schema, name, key, width)
+
+    monkeypatch.setattr(_hfj_rewrite, "contents", spoiled)
+    refused = do("rewrite", fails=True)
+    assert "the copy of hfj_spidx_token is not the same, first among the ids from" in refused["msg"]
+    assert (refused["state"]["after"], refused["changed"]) == ("plain", False)
+    monkeypatch.undo()
+    monkeypatch.setattr(_hfj_catalog, "free_bytes", lambda *args: 1000)
+    assert "disk_too_small" in do("rewrite", fails=True)["msg"]
+    monkeypatch.undo()
+    assert site.dump() == before
+    # One method at a time.
+    do("prepare")
+    assert "is prepared, and only a plain table can be rewritten" in do("rewrite", fails=True)["msg"]
+
+
+@pytest.mark.parametrize(("table", "every"), [(TOKEN, 17), full(TOKEN, 3), full(VERSIONS, 5)])
+def test_a_rewrite_that_is_killed_has_changed_nothing(site: Site, do: Run, info: Run, table: str, every: int) -> None:
+    before, rows = site.dump(), site.checksum(table)
+    for step, left in (("rewrite", "plain"), ("undo", "rewritten")):
+        number, killed = 1, 0
+        while killed_at(site, number, table=table, step=step, allow_copy=True):
+            killed += 1
+            # The server notices within its client_connection_check_interval, or when it wants to answer.
+            site.until("the end of the session", lambda: site.script("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0")
+            assert state(info(table), table) == left
+            assert site.checksum(table) == rows
+            number += every
+        assert killed > 1
+    assert site.dump() == before
+
+
 # --- with other servers --------------------------------------------------------------------------------------------
 
 
@@ -898,49 +995,6 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
         assert large / small < 1.5, held
     finally:
         site.template(COUNT)
-
-
-@contextmanager
-def hapi(site: HapiTables, **environment: str) -> Iterator[str]:
-    """Run the lab's real HAPI server on the database, and yield its address. The first one makes the tables."""
-    images = [line for line in docker("images", "--format", "{{.Repository}}:{{.Tag}}", "bd-fhir-lab/hapi").split() if ":1.0.0-" in line]
-    assert images, "the lab's image of HAPI is not on this machine: make lab builds it"
-    url = f"jdbc:postgresql://{site.address('postgres')}:5432"
-    values = {
-        "HAPI_DATASOURCE_URL": url + "/fhirdb", "HAPI_DATASOURCE_USERNAME": "hapi_app", "HAPI_DATASOURCE_PASSWORD": APP_PASSWORD,
-        "AUDIT_DATASOURCE_URL": url + "/auditdb", "AUDIT_DATASOURCE_USERNAME": "audit_writer_login", "AUDIT_DATASOURCE_PASSWORD": APP_PASSWORD,
-        "AUDIT_FLYWAY_URL": url + "/auditdb", "AUDIT_FLYWAY_USERNAME": "hapi_app", "AUDIT_FLYWAY_PASSWORD": APP_PASSWORD, **environment,
-    }  # fmt: skip
-    options = [word for name, value in values.items() for word in ("-e", f"{name}={value}")]
-    server = docker("run", "-d", "--network", f"{site.name}_default", *options, images[0]).strip()
-    try:
-        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
-        yield f"http://{address}:8080"
-    except AssertionError as exc:
-        raise AssertionError(f"{exc}\n{docker('logs', '--tail', '40', server)}") from exc
-    finally:
-        docker("rm", "-f", "-v", server)
-
-
-def for_hapi(site: HapiTables) -> None:
-    site.script(
-        "ALTER DATABASE fhirdb OWNER TO hapi_app; ALTER SCHEMA public OWNER TO hapi_app; CREATE ROLE audit_maintainer_login LOGIN;"
-        f"CREATE ROLE audit_writer_login LOGIN PASSWORD '{APP_PASSWORD}'"
-    )
-    site.script("CREATE DATABASE auditdb OWNER hapi_app")
-
-
-def fhir(url: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, Any]]:
-    """Send one request to HAPI; return the status and what came back."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/fhir+json"}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.loads(answer.read() or b"{}")
-    except urllib.error.HTTPError as exc:
-        return exc.code, {"text": exc.read().decode()[:500]}
-    except OSError as exc:
-        return 0, {"text": str(exc)}
 
 
 def patient(number: int) -> dict[str, Any]:

@@ -171,6 +171,41 @@ def test_the_way_back_from_everywhere() -> None:
     assert hfj.plan_undo(Table("public", "t")) == []
 
 
+def rewritten(*names: str, key: str = "HASH (res_id)", indexes: tuple[Index, ...] = (HASH, UNIQUE)) -> Table:
+    parts = tuple(Part(name, None, None) for name in names)
+    main = Relation(3, "public", "t", "p", "app", parts=parts, keys=(KEY,), indexes=indexes, partition_key=key)
+    return Table("public", "t", "sp_id", "res_id", False, main)
+
+
+def test_the_other_method_and_its_way_back() -> None:
+    steps = hfj.plan_rewrite(plain(), 4)
+    assert [(step.action, step.object, step.upper) for step in steps] == [("rewrite", "t", 4)]
+    done = rewritten("t_h1", "t_h0")
+    assert (done.state, hfj.rewritten_parts(done)) == ("rewritten", 2)
+    assert hfj.plan_rewrite(done, 2) == []
+    assert actions(hfj.plan_undo(done)) == ["rewrite_back"]
+    assert ids(hfj.judge(done, BOUNDS)) == []
+    assert ids(hfj.judge_back(replace(done, inbound=(INBOUND,)))) == []
+    assert hfj.plan_swap(done) == hfj.plan_extend(done, SEQUENCE, 0, 2) == hfj.plan_watch(done, SEQUENCE) == []
+    with pytest.raises(HfjError, match="t is 2 partitions by hash, and only a plain table can be rewritten"):
+        hfj.plan_rewrite(done, 8)
+    for other in (prepared(), swapped()):
+        with pytest.raises(HfjError, match=f"t is {other.state}, and only a plain table"):
+            hfj.plan_rewrite(other, 8)
+
+
+@pytest.mark.parametrize(
+    "other", [rewritten("t_h0", "t_h2"), rewritten("a", "b"), rewritten("t_h0", key="HASH (sp_id)"), rewritten("t_h0", indexes=(HASH,)), rewritten()],
+)  # fmt: skip
+def test_a_table_that_others_have_partitioned_by_hash(other: Table) -> None:
+    assert other.state == "foreign"
+
+
+def test_a_bound_by_hash() -> None:
+    assert hfj.by_hash("FOR VALUES WITH (modulus 8, remainder 3)")
+    assert not hfj.by_hash("FOR VALUES FROM (MINVALUE) TO (3)")
+
+
 def test_a_table_to_which_a_partitioned_one_refers() -> None:
     item = replace(INBOUND, key=replace(INBOUND.key, partitioned=True))
     assert ids(hfj.judge(plain(inbound=(item,)), BOUNDS)) == ids(hfj.judge_back(swapped(inbound=(item,)))) == ["inbound_table_partitioned"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_sql
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_rewrite, _hfj_sql
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._change import ChangeError
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import ForeignKey, Index, Part, Relation, Sequence, Step, Table
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
@@ -45,6 +45,8 @@ class Database:
         self.building: list[dict[str, Any]] = []
         self.others_change = False
         self.alone = True
+        self.lost: list[str] = []
+        self.at_work: list[str] = []
 
     def carry_out(self, session: Any, table: Table, step: Step, look: Any, other: Any, limits: Any, told: Any, allow_copy: bool) -> int:
         self.done.append(step.action)
@@ -84,6 +86,19 @@ class Database:
             self.table = replace(self.table, first=None)
         self.table = replace(self.table, main=main, new=new)
         return 5 if step.action == "swap_back" and allow_copy else 0
+
+    def rebuild(self, session: Any, table: Table, step: Step, limits: Any, told: Any) -> int:
+        self.done.append(step.action)
+        main = self.table.main
+        assert main is not None
+        if step.action == "rewrite":
+            parts = tuple(Part(f"t_h{number}", None, None) for number in range(step.upper))
+            indexes = (HASH, Index("t_bd_uk", "btree (sp_id, res_id)", True))
+            main = replace(main, kind="p", parts=parts, indexes=indexes, partition_key="HASH (res_id)")
+        else:
+            main = replace(main, kind="r", parts=(), indexes=(HASH, PK), partition_key="")
+        self.table = replace(self.table, main=main)
+        return 1000
 
     def execute(self, query: str, params: Any = None) -> None:
         self.said.append(query)
@@ -128,6 +143,9 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     }.items():
         monkeypatch.setattr(_hfj_catalog, name, value)
     monkeypatch.setattr(_hfj_sql, "carry_out", found.carry_out)
+    monkeypatch.setattr(_hfj_rewrite, "rebuild", found.rebuild)
+    monkeypatch.setattr(_hfj_rewrite, "lost", lambda session, table: found.lost)
+    monkeypatch.setattr(_hfj_rewrite, "at_work", lambda session, table: found.at_work)
     monkeypatch.setattr(_hfj_sql, "filled_ones", lambda session, table: found.filled)
     monkeypatch.setattr(_hfj_sql, "BUILDING", "building")
     monkeypatch.setattr(_hfj_sql, "pruned", lambda session, table, id: found.visited)
@@ -324,3 +342,38 @@ def test_verify_changes_nothing_and_goes_red(database: Database, run: Run) -> No
     database.sequence = replace(database.sequence, last=10**7, highest=10**7)
     assert red() == ["partitions_end"]
     assert database.done == []
+
+
+def test_the_other_method_copies_there_and_back(database: Database, run: Run) -> None:
+    for step, wanted, state, more in (("rewrite", "rewrite", "rewritten", {"modulus": 3}), ("undo", "rewrite_back", "plain", {"allow_copy": True})):
+        told = run(step, check=True, **more)
+        assert (actions(told), told["changed"], told["state"]["after"], database.done) == ([wanted], True, state, [])
+        done = run(step, **more)
+        assert (actions(done), done["state"]["after"], done["rows_copied"]) == ([wanted], state, 1000)
+        assert database.done == ["verify", "journal", wanted]
+        database.done.clear()
+        if step == "rewrite":
+            assert [part["name"] for part in done["partitions"]] == ["t_h0", "t_h1", "t_h2"]
+            assert not run("rewrite", modulus=3)["changed"]
+            assert not run("verify")["changed"]
+            assert "t is 3 partitions by hash" in run("rewrite", modulus=2)["msg"]
+            for other in ("prepare", "swap"):
+                assert "t was rewritten by hash. Run step=undo first" in run(other)["msg"]
+            for check in (True, False):
+                assert "Allow it with allow_copy" in run("undo", check=check)["msg"]
+    assert not run("undo", allow_copy=True)["changed"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_copy_is_refused_before_the_first_change(database: Database, run: Run, check: bool) -> None:
+    assert "modulus is 1. It takes 2 to 256" in run("rewrite", check, modulus=1)["msg"]
+    database.at_work = ["pid 7 (hapi-1 from 192.0.2.5)"]
+    assert "Stop HAPI" in run("rewrite", check)["msg"]
+    database.lost = ["owned sequence s"]
+    assert "owned sequence s of t would not be on the copy" in run("rewrite", check)["msg"]
+    database.free = 1000
+    assert "disk_too_small" in run("rewrite", check)["msg"]
+    database.standbys = [{"application": "standby", "lag_bytes": 10**12}]
+    assert "standby_lags" in run("rewrite", check)["msg"]
+    assert database.done == []
+    assert database.table.state == "plain"
