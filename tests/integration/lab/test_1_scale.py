@@ -185,6 +185,7 @@ def test_a_new_balancer_configuration_is_loaded_without_a_failed_request() -> No
     assert load.ledger.failures == []
 
 
+@pytest.mark.full
 def test_a_killed_replica_is_back_in_service_by_itself() -> None:
     ok("scale_hapi", "-e", "hapi_replicas=2")
     victim = replicas()[0]

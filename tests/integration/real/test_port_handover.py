@@ -281,6 +281,7 @@ def test_the_state_is_kept(site: Site) -> None:
     assert site.who() == [RELAY]
 
 
+@pytest.mark.full
 def test_a_balancer_that_is_replaced_is_waited_for(site: Site) -> None:
     before = site.ids("hapi-balancer")
     with Load(site, "wait") as load:
