@@ -483,7 +483,7 @@ def _add(table: Table, lower: int, upper: int) -> Step:
 
 
 def plan_extend(table: Table, sequence: Sequence, width: int, ahead: int, days: float = 0.0) -> list[Step]:
-    """Return the partitions that are missing so that so many lie wholly ahead of the sequence, and last for so many days.
+    """Return the partitions that are missing so that so many lie wholly ahead of the sequence, and last for so many days (0: it does not matter).
 
     width 0: as wide as the last one. Where ids come so quickly that those don't last, there is one more that does twice over: each search
     visits every partition, so more narrow ones would not do.
@@ -504,7 +504,7 @@ def plan_extend(table: Table, sequence: Sequence, width: int, ahead: int, days: 
         free += end > sequence.used
         end += width
     needed = max(math.ceil((sequence.per_day or 0.0) * days), reserve(sequence) + 1)
-    if end - sequence.used < needed:
+    if days and end - sequence.used < needed:
         steps.append(_add(table, end, end + max(width, round_up(2 * needed))))
     return steps
 
