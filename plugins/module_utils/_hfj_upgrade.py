@@ -312,14 +312,14 @@ class Copy(Workshop):
 
     # -- HAPI
 
-    def run_hapi(self, image: str, config: Mapping[str, Any], environment: Mapping[str, str], memory: str) -> None:
+    def run_hapi(self, image: str, config: Mapping[str, Any], environment: Mapping[str, str], memory: str, shares: int) -> None:
         """Start HAPI on the copy, with the service's own files, which it can't change."""
         # Beside what the copy's container sees.
         path = os.path.join(os.path.dirname(self._partial), "environment")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="surrogateescape") as handle:
             handle.writelines("%s=%s\n" % item for item in sorted(environment.items()))
         try:
-            self._docker.docker(*hapi_arguments(self.hapi_name, self._names, image, config, memory, path))
+            self._docker.docker(*hapi_arguments(self.hapi_name, self._names, image, config, memory, shares, path))
         finally:
             os.unlink(path)
 
@@ -354,11 +354,10 @@ def _answers(client: Client, url: str) -> bool:
         return False
 
 
-def hapi_arguments(name: str, network: str, image: str, config: Mapping[str, Any], memory: str, env_file: str) -> list[str]:
+def hapi_arguments(name: str, network: str, image: str, config: Mapping[str, Any], memory: str, shares: int, env_file: str) -> list[str]:
     """Return the arguments of `docker run` for HAPI on the copy: the service's own command, user and bound files. Pure."""
     arguments = ["run", "--detach", "--name", name, "--label", "%s=%s" % (LABEL, network), "--network", network, "--restart", "no"]
-    # The deployment itself comes first.
-    arguments += ["--cpu-shares", "128", "--env-file", env_file]
+    arguments += ["--cpu-shares", str(shares), "--env-file", env_file]
     if memory:
         arguments += ["--memory", memory]
     if config.get("user"):

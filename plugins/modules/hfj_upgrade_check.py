@@ -133,6 +133,11 @@ options:
       - Limit for the memory of the copy.
     type: str
     default: 512m
+  cpu_shares:
+    description:
+      - Weight of HAPI's processor time beside the containers of the deployment, of which each has 1024 by default.
+    type: int
+    default: 128
   control:
     description:
       - Whether the second start, on a schema that is wrong, proves that a wrong schema is refused.
@@ -277,8 +282,9 @@ class Check:
                 parse_bytes(params[name])
             except ValueError:
                 raise hfj.HfjError("%s is %r, which is no size. Write it as 1g." % (name, params[name])) from None
-        if params["start_timeout"] < 1:
-            raise hfj.HfjError("start_timeout is %d; it must be at least 1." % params["start_timeout"])
+        for name, least in (("start_timeout", 1), ("cpu_shares", 2)):
+            if params[name] < least:
+                raise hfj.HfjError("%s is %d; it must be at least %d." % (name, params[name], least))
         self.docker = Docker.from_module(module)
         self.findings: list[dict[str, Any]] = []
 
@@ -367,7 +373,7 @@ class Check:
         login = Login(copy.address(copy.restore_name), upgrade.PORT, user, "", database, params["connect_timeout"])
 
         def start() -> upgrade.Started:
-            copy.run_hapi(image, config, environment, params["memory"])
+            copy.run_hapi(image, config, environment, params["memory"], params["cpu_shares"])
             return copy.wait_for_hapi(params["port"], params["path"], params["start_timeout"], secrets)
 
         with connect(login, READ_TIMEOUT) as session:
@@ -507,6 +513,7 @@ def main() -> None:
             start_timeout={"type": "int", "default": 900},
             memory={"type": "str", "default": "1g"},
             database_memory={"type": "str", "default": "512m"},
+            cpu_shares={"type": "int", "default": 128},
             control={"type": "bool", "default": True},
             **LOCK_ARGUMENTS,
             **LOGIN_ARGUMENTS,

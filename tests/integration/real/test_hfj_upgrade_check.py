@@ -49,7 +49,7 @@ class Site(HapiTables):
 
     def args(self, **more: Any) -> dict[str, Any]:
         login = {"project_dir": str(self.dir), "service": "postgres", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD"}
-        return {**login, "others": OTHERS, "lock_dir": str(self.dir / "lock"), "start_timeout": 300, **more}
+        return {**login, "others": OTHERS, "lock_dir": str(self.dir / "lock"), "start_timeout": 600, "cpu_shares": 1024, **more}
 
     def left(self) -> list[str]:
         """What of the check is there."""
@@ -64,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.start(pooler="", max_connections=60, more=SERVICE.replace("${HAPI_IMAGE}", hapi_image("1.0.0")))
         for_hapi(made)
         with hapi(made) as base:
-            made.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 300)
+            made.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
         yield made
     finally:
         made.remove()

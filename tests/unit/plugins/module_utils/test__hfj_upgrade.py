@@ -123,13 +123,13 @@ def test_hapi_gets_its_own_files_and_can_not_change_them() -> None:
         "entrypoint": ["java", "-jar"], "command": ["app.jar", "pa$$s"], "user": "10001", "working_dir": "/app",
         "volumes": [{"type": "bind", "source": "/srv/app.yaml", "target": "/app.yaml"}, {"type": "volume", "source": "data", "target": "/data"}],
     }  # fmt: skip
-    found = upgrade.hapi_arguments("hapi", "net", "image:1", config, "1g", "/tmp/env")  # noqa: S108
+    found = upgrade.hapi_arguments("hapi", "net", "image:1", config, "1g", 128, "/tmp/env")  # noqa: S108
     text = " ".join(found)
     assert text.endswith("--entrypoint java image:1 -jar app.jar pa$s")
     for words in (
-        "--network net", "--env-file /tmp/env", "--memory 1g", "--user 10001", "--workdir /app",
+        "--network net", "--cpu-shares 128", "--env-file /tmp/env", "--memory 1g", "--user 10001", "--workdir /app",
         "--mount type=bind,source=/srv/app.yaml,target=/app.yaml,readonly",
     ):  # fmt: skip
         assert words in text
     assert "/data" not in text
-    assert upgrade.hapi_arguments("hapi", "net", "image:1", {}, "", "f")[-3:] == ["--env-file", "f", "image:1"]
+    assert upgrade.hapi_arguments("hapi", "net", "image:1", {}, "", 128, "f")[-3:] == ["--env-file", "f", "image:1"]

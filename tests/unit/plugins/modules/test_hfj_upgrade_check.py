@@ -61,7 +61,7 @@ class Played:
     def address(self, name: str) -> str:
         return "192.0.2.7"
 
-    def run_hapi(self, image: str, config: Any, environment: dict[str, str], memory: str) -> None:
+    def run_hapi(self, image: str, config: Any, environment: dict[str, str], memory: str, shares: int) -> None:
         self.environment = environment
         self.done.append(f"run {image}")
 
@@ -209,6 +209,7 @@ def test_a_plain_schema_and_leftovers_are_told(played: Played, check: Run) -> No
 def test_what_is_refused(played: Played, check: Run) -> None:
     assert "memory is 'much'" in check(fails=True, memory="much")["msg"]
     assert "start_timeout is 0" in check(fails=True, start_timeout=0)["msg"]
+    assert "cpu_shares is 0; it must be at least 2" in check(fails=True, cpu_shares=0)["msg"]
     assert "there is no service other; there are hapi" in check(fails=True, hapi_service="other")["msg"]
     assert "also uses databases that are not copied: URL (fhirdb)" in check(fails=True, database="x")["msg"]
     played.config["hapi"]["environment"] = {"PASSWORD": "hush-word-7"}
