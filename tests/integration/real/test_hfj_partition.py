@@ -23,7 +23,7 @@ import psycopg2
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_rewrite, _hfj_sql, _postgres
-from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
+from ansible_collections.dghs.bd_fhir.plugins.modules import fhir_roundtrip, hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables, fhir, for_hapi, hapi
@@ -1085,6 +1085,11 @@ def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
             assert count[0] > 20
             print(f"{count[0]} rounds, longest {longest[0]:.2f} s, locks held for at most {held:.1f} ms")
             functional(base)
+            replica = {"urls": [{"name": "hapi", "url": base}], "timeout": 60}
+            trip = run(fhir_roundtrip, **replica)
+            assert (trip["findings"], len(trip["replicas"][0]["steps"])) == ([], 9)
+            # Nothing to be written to is seen.
+            assert [item["id"] for item in run(fhir_roundtrip, **replica, base_path="/nothing")["findings"]] == ["roundtrip_failed"]
         with hapi(site, HAPI_HBM2DDL_AUTO="validate") as base:
             site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
             # On both sides of N.
