@@ -176,7 +176,8 @@ class Roundtrip:
         if answer.status in (401, 403):
             self.refused = answer.status
         if answer.status not in expected:
-            raise StepError("status %d, expected %s: %s" % (answer.status, " or ".join(map(str, expected)), complaint(answer, self.client.credential)))
+            wanted = " or ".join(map(str, expected))
+            raise StepError("status %d, expected %s: %s" % (answer.status, wanted, complaint(answer, self.client.credential)))
         self.mark = answer.headers.get(MARK, self.mark)
         return self.parsed(answer)
 

@@ -44,7 +44,7 @@ class Store:
         return "history" if last == "_history" else "vread" if "_history" in words else "everything" if last.startswith("$") else "read"
 
     def answer(self, step, words, query, asked):
-        kind, number = words[0], words[1] if len(words) > 1 else ""
+        number = words[1] if len(words) > 1 else ""
         if step in ("create", "update"):
             number = number or "7"
             versions = self.versions.setdefault(number, [])
