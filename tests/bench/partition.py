@@ -112,7 +112,7 @@ def main() -> None:
             for name, site in sites.items():
                 begin = time.monotonic()
                 site.start(pooler="", max_connections=60, postgres_args="-c shared_buffers=256MB -c max_wal_size=4GB -c maintenance_work_mem=256MB")
-                site.template(SIZES[name])
+                site.template(SIZES[name], "hfj_resource", TOKEN)
                 site.script("DROP DATABASE fhirdb WITH (FORCE); ALTER DATABASE hapi_filled RENAME TO fhirdb", "postgres")
                 rows[name] = int(site.script(f"SELECT count(*) FROM {TOKEN}"))
                 site.script("VACUUM (PARALLEL 0, ANALYZE)")
