@@ -250,7 +250,7 @@ LOCK_TIMEOUT = 10
 READ_TIMEOUT = 600
 
 HAPI_UPGRADE = [
-    "hibernate.hbm2ddl.auto=validate and none start on partitioned tables; update changes tables behind the migrations' back, and may fail in the middle",
+    "hibernate.hbm2ddl.auto=validate and none start on partitioned tables; update changes tables behind the migrations' back, and may fail halfway",
     "the parent has no PRIMARY KEY but a unique index on (primary key, resource's id): a later release of HAPI that changes a primary key has to be"
     " tried on a copy first",
     "indexes and foreign keys keep their names on the parent, which is where HAPI's migrator looks for them",

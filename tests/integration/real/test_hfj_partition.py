@@ -990,7 +990,8 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
                     assert "failed" not in found, found["msg"]
                     if step == "swap":
                         held.setdefault(count, []).append(found["lock"]["held_ms"])
-        small, large = (sorted(values)[2] for values in held.values())
+        # The least of them: what else runs on the machine can only add to it.
+        small, large = (min(values) for values in held.values())
         print(f"locks held for milliseconds, by number of resources: {held}")
         assert large / small < 1.5, held
     finally:
