@@ -25,7 +25,7 @@ from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import HapiTables
 
 TOKEN = "hfj_spidx_token"
-SIZES = {"small": 250_000, "large": 1_250_000}
+SIZES = {"small": 125_000, "large": 625_000}
 ROUNDS = 7
 SEARCHES = {
     "token": "SELECT t.res_id FROM hfj_spidx_token t WHERE t.hash_sys_and_value = hashtextextended('3|id' || {id}, 0) LIMIT 20",
