@@ -127,6 +127,7 @@ options:
     default: []
 seealso:
   - module: dghs.bd_fhir.hfj_partition_info
+  - module: dghs.bd_fhir.hfj_upgrade_check
 """
 
 EXAMPLES = r"""

@@ -48,6 +48,7 @@ options:
     default: true
 seealso:
   - module: dghs.bd_fhir.hfj_partition
+  - module: dghs.bd_fhir.hfj_upgrade_check
 """
 
 EXAMPLES = r"""
@@ -216,7 +217,7 @@ hapi_upgrade:
   type: list
   elements: str
   sample:
-    - hibernate.hbm2ddl.auto=validate and none start, update does not
+    - hfj_upgrade_check starts a release on a copy of the schema, and tells what its migrations do
 findings:
   description: What is in the way and what is worth knowing, each with C(id), C(severity), C(object), C(expected), C(found) and C(hint).
   returned: success, and when O(fail_on) makes the module fail
@@ -249,10 +250,11 @@ LOCK_TIMEOUT = 10
 READ_TIMEOUT = 600
 
 HAPI_UPGRADE = [
-    "hibernate.hbm2ddl.auto=validate and none start on partitioned tables; update does not, since it tries to make unique constraints anew",
+    "hibernate.hbm2ddl.auto=validate and none start on partitioned tables; update changes tables behind the migrations' back, and may fail halfway",
     "the parent has no PRIMARY KEY but a unique index on (primary key, resource's id): a later release of HAPI that changes a primary key has to be"
     " tried on a copy first",
     "indexes and foreign keys keep their names on the parent, which is where HAPI's migrator looks for them",
+    "hfj_upgrade_check starts a release on a copy of the schema, and tells what its migrations do",
 ]
 
 

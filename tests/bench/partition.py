@@ -25,7 +25,7 @@ from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import HapiTables
 
 TOKEN = "hfj_spidx_token"
-SIZES = {"small": 250_000, "large": 1_250_000}
+SIZES = {"small": 125_000, "large": 625_000}
 ROUNDS = 7
 SEARCHES = {
     "token": "SELECT t.res_id FROM hfj_spidx_token t WHERE t.hash_sys_and_value = hashtextextended('3|id' || {id}, 0) LIMIT 20",
@@ -112,7 +112,7 @@ def main() -> None:
             for name, site in sites.items():
                 begin = time.monotonic()
                 site.start(pooler="", max_connections=60, postgres_args="-c shared_buffers=256MB -c max_wal_size=4GB -c maintenance_work_mem=256MB")
-                site.template(SIZES[name])
+                site.template(SIZES[name], "hfj_resource", TOKEN)
                 site.script("DROP DATABASE fhirdb WITH (FORCE); ALTER DATABASE hapi_filled RENAME TO fhirdb", "postgres")
                 rows[name] = int(site.script(f"SELECT count(*) FROM {TOKEN}"))
                 site.script("VACUUM (PARALLEL 0, ANALYZE)")

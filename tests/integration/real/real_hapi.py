@@ -56,15 +56,21 @@ SEARCH = "SELECT res_id FROM hfj_spidx_token WHERE hash_sys_and_value = 42 LIMIT
 class HapiTables(Databases):
     """PostgreSQL with HAPI's tables, which belong to hapi_app as HAPI leaves them."""
 
-    def template(self, count: int) -> None:
-        """Make a filled database from which each test gets a copy; the rows come before keys and indexes, as in a restore."""
+    def template(self, count: int, *tables: str) -> None:
+        """Make a filled database from which each test gets a copy; the rows come before keys and indexes, as in a restore.
+
+        tables: fill only these.
+        """
         self.script(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE); CREATE DATABASE {TEMPLATE} OWNER hapi_app", "postgres")
         self.script("ALTER SCHEMA public OWNER TO hapi_app", TEMPLATE)
         schema = SCHEMA.read_text()
         keys = re.search(r"^ALTER TABLE ONLY \S+\n +ADD ", schema, re.MULTILINE)
         assert keys
         self.script("SET ROLE hapi_app;" + schema[: keys.start()], TEMPLATE)
-        self.script("SET ROLE hapi_app;\n\\set count %d\n" % count + FILL.read_text(), TEMPLATE)
+        fill = FILL.read_text().split(";\n")
+        if tables:
+            fill = [item for item in fill if not item.startswith("INSERT") or item.split()[2] in tables]
+        self.script("SET ROLE hapi_app;\n\\set count %d\n" % count + ";\n".join(fill), TEMPLATE)
         self.script("SET ROLE hapi_app;" + schema[keys.start() :], TEMPLATE)
 
     def fresh(self) -> None:

@@ -990,7 +990,8 @@ def test_the_lock_does_not_grow_with_the_table(site: Site, run: Run) -> None:
                     assert "failed" not in found, found["msg"]
                     if step == "swap":
                         held.setdefault(count, []).append(found["lock"]["held_ms"])
-        small, large = (sorted(values)[2] for values in held.values())
+        # The least of them: what else runs on the machine can only add to it.
+        small, large = (min(values) for values in held.values())
         print(f"locks held for milliseconds, by number of resources: {held}")
         assert large / small < 1.5, held
     finally:
@@ -1068,7 +1069,7 @@ def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
         site.start(pooler="", max_connections=60)
         for_hapi(site)
         with hapi(site) as base:
-            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
             functional(base)
             threads = [threading.Thread(target=work, args=(base,)) for _number in range(3)]
             for thread in threads:
@@ -1091,14 +1092,14 @@ def test_hapi_itself_sees_nothing_of_it(tmp_path: Path, run: Run) -> None:
             # Nothing to be written to is seen.
             assert [item["id"] for item in run(fhir_roundtrip, **replica, base_path="/nothing")["findings"]] == ["roundtrip_failed"]
         with hapi(site, HAPI_HBM2DDL_AUTO="validate") as base:
-            site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
             # On both sides of N.
             functional(base)
             look = run(hfj_partition_info, **site.args(tables=["hfj_res_ver"]))
             bound = look["tables"][0]["partitions"][0]["upper"]
             site.script(f"SELECT setval('seq_resource_id', {bound + 49})")
         with hapi(site) as base:
-            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 180)
+            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
             functional(base)
             assert int(site.script(f"SELECT count(*) FROM hfj_res_ver_p{bound}")) > 0
             functional(base)
@@ -1118,7 +1119,7 @@ def test_the_schema_is_what_hapis_image_makes(tmp_path: Path) -> None:
         for_hapi(site)
         with hapi(site):
             done = "SELECT count(*) FROM flyway_schema_history WHERE success"
-            site.until("Flyway", lambda: site.sql(done, check=False) == "2", 180)
+            site.until("Flyway", lambda: site.sql(done, check=False) == "2", 600)
         args = ("--schema-only", "--no-comments", "--no-owner", "--no-privileges", "-T", "flyway_schema_history", "-d", "fhirdb")
         text = docker("exec", "-u", "postgres", site.container("postgres"), "pg_dump", *args)
         dropped = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
