@@ -57,7 +57,8 @@ class Site:
 
 
 def alert(name: str, severity: str = "warning") -> dict[str, Any]:
-    return {"fingerprint": name, "labels": {"alertname": name, "severity": severity}, "annotations": {"summary": name}, "startsAt": "2026-11-26T00:00:00Z"}
+    labels = {"alertname": name, "severity": severity}
+    return {"fingerprint": name, "labels": labels, "annotations": {"summary": name}, "startsAt": "2026-11-26T00:00:00Z"}
 
 
 @pytest.fixture
