@@ -40,7 +40,8 @@ def labelled(series: str) -> str:
 def cases_of(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
-        for name, cases in yaml.safe_load(path.read_text()).items():
+        # Everything as text: 0x20, twenty zeros more, would be read as a number.
+        for name, cases in yaml.load(path.read_text(), Loader=yaml.BaseLoader).items():
             assert name not in found, f"{name} is in two files"
             found[name] = cases
     return found
@@ -51,35 +52,50 @@ def expressions(name: str, case: dict[str, Any]) -> list[dict[str, Any]]:
     firing = f'alertname="{name}", alertstate="firing"'
     if "silent" in case:
         return [{"expr": f"count(ALERTS{{{firing}}})", "eval_time": case["silent"], "exp_samples": []}]
-    expected = [{"labels": "{}", "value": case.get("count", 1)}]
+    expected = [{"labels": "{}", "value": int(case.get("count", 1))}]
     return [
         {"expr": f"count(ALERTS{{{firing}}})", "eval_time": case["fires"], "exp_samples": expected},
         {"expr": f"count(ALERTS{{{firing}, {case['labels']}}})", "eval_time": case["fires"], "exp_samples": expected},
     ]
 
 
-def unit_test(rules: list[Path], cases: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def unit_test(rules: list[Path], step: str, cases: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """A file for promtool test rules."""
     tests = [
         {
-            "interval": "15s",
+            "interval": step,
             "name": f"{name}: {case.get('why', 'fires' if 'fires' in case else 'silent')}",
             "input_series": [{"series": labelled(series), "values": str(values)} for series, values in case["series"].items()],
             "promql_expr_test": expressions(name, case),
         }
-        for name, found in cases.items()
-        for case in found
+        for name, case in cases
     ]
-    return {"rule_files": [str(path) for path in rules], "evaluation_interval": "15s", "tests": tests}
+    return {"rule_files": [str(path) for path in rules], "evaluation_interval": step, "tests": tests}
+
+
+def unit_tests(rules: list[Path], cases: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One file for each step: what takes hours is looked at less often, or promtool takes minutes."""
+    steps: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, found in cases.items():
+        for case in found:
+            steps.setdefault(case.get("step", "15s"), []).append((name, case))
+    return [unit_test(rules, step, found) for step, found in steps.items()]
+
+
+def run(folder: Path, tests: list[dict[str, Any]]) -> tuple[int, str]:
+    files = []
+    for number, test in enumerate(tests):
+        files.append(folder / f"test{number}.json")
+        files[-1].write_text(json.dumps(test))
+    done = monitoring_rules.promtool("test", "rules", *files, cwd=folder)
+    return done.returncode, done.stdout + done.stderr
 
 
 def judge(folder: Path, rules: list[Path], cases: dict[str, list[dict[str, Any]]]) -> str:
     """What promtool has against it; empty: nothing."""
-    test = folder / "test.json"
-    test.write_text(json.dumps(unit_test(rules, cases)))
-    done = monitoring_rules.promtool("test", "rules", test, cwd=folder)
-    assert ("SUCCESS" in done.stdout) == (done.returncode == 0), done
-    return done.stdout + done.stderr if done.returncode else ""
+    rc, said = run(folder, unit_tests(rules, cases))
+    assert ("SUCCESS" in said and "FAILED" not in said) == (rc == 0), said
+    return said if rc else ""
 
 
 def missing(alerts: set[str], cases: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -100,7 +116,8 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_fires_and_is_silent(rules: list[Path], tmp_path: Path, path: Path) -> None:
     """Cases 17, 112, 114-116, 118, 140, 142, 144 and 145 are among them, each with its number."""
-    assert judge(tmp_path, rules, cases_of([path])) == ""
+    said = judge(tmp_path, [item for item in rules if item.stem == path.stem], cases_of([path]))
+    assert not said, said
 
 
 def test_every_alert_has_both() -> None:
@@ -125,7 +142,7 @@ def test_a_missing_case_goes_red() -> None:
     [
         ("HikariTimeouts", ("hikaricp_connections_timeout_total", "hikaricp_connection_timeout_total")),
         ("PostgresConnectionsExhausted", ("bd_fhir_pg_connections_usable", "bd_fhir_pg_connections_max")),
-        ("HeapNearlyFull", ('area="heap"} >= 0', 'area="heap"}')),
+        ("HeapNearlyFull", (', area="heap"', "")),
         ("IndexUnused", ("* 86400", "* 60")),
         ("StandbyLag", ("bd_fhir_pg_standby_lag_seconds", "pg_replication_lag_seconds")),
         ("DeadRows", ("bd_fhir_pg_table_vacuum_at_dead_rows", "0 * bd_fhir_pg_table_dead_rows")),
@@ -136,7 +153,8 @@ def test_the_roadmaps_faults_go_red(tmp_path: Path, name: str, damage: tuple[str
     rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site())
     for path in rules:
         path.write_text(path.read_text().replace(*damage))
-    assert "FAILED" in judge(tmp_path, rules, {name: cases_of(CASES)[name]})
+    about = [path for path in rules if f"alert: {name}\n" in path.read_text()]
+    assert "FAILED" in judge(tmp_path, about, {name: cases_of(CASES)[name]})
 
 
 @pytest.mark.parametrize(
@@ -169,14 +187,17 @@ def test_case_142_what_is_switched_off_has_no_alert_of_absence() -> None:
 
 def test_texts(rules: list[Path], tmp_path: Path) -> None:
     """Every text of an alert that fires can be read, has no hole in it, and says what to do."""
-    cases = {name: [next(case for case in found if "fires" in case)] for name, found in cases_of(CASES).items()}
-    wanted = unit_test(rules, cases)
-    for test, (name, found) in zip(wanted["tests"], cases.items(), strict=True):
-        del test["promql_expr_test"]
-        test["alert_rule_test"] = [{"eval_time": found[0]["fires"], "alertname": name, "exp_alerts": []}]
-    (tmp_path / "test.json").write_text(json.dumps(wanted))
-    said = monitoring_rules.promtool("test", "rules", tmp_path / "test.json", cwd=tmp_path)
-    told = said.stdout + said.stderr
+    told = ""
+    for path in CASES:
+        cases = {name: [next(case for case in found if "fires" in case)] for name, found in cases_of([path]).items()}
+        tests = unit_tests([item for item in rules if item.stem == path.stem], cases)
+        for wanted in tests:
+            for test in wanted["tests"]:
+                name = test["name"].partition(":")[0]
+                del test["promql_expr_test"]
+                test["alert_rule_test"] = [{"eval_time": cases[name][0]["fires"], "alertname": name, "exp_alerts": []}]
+        told += run(tmp_path, tests)[1]
+    cases = cases_of(CASES)
     texts = dict(re.findall(r'alertname: (\w+),.*?got:\[\s*0:\s*Labels:\{.*?\}\s*Annotations:(\{.*?\})\s*(?:\]|\d+:)', told, re.S))
     assert texts.keys() == cases.keys(), sorted(cases.keys() - texts.keys()) or told[:3000]
     for name, text in texts.items():
