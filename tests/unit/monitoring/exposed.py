@@ -23,8 +23,15 @@ JOBS = {
 }  # fmt: skip
 ADDED = ("job", "instance", "deployment")
 SIDES = {"postgres-fhir": "fhir", "postgres-audit": "audit", "postgres-fhir-replica": "fhir-replica", "pgbouncer": "fhir"}
-# Of a job that has nothing to tell yet where it was recorded, with the labels that it would have.
-EMPTY = {"bd_fhir_audit_partition_default_rows": ("schema", "table")}
+# What a job tells only where there is something to tell, or where it was laid, with its labels: not in what was recorded.
+EMPTY = {
+    "bd_fhir_audit_partition_default_rows": ("schema", "table"),
+    "bd_fhir_hfj_partition_up": (),
+    "bd_fhir_hfj_partition_exit_code": (),
+    "bd_fhir_hfj_partition_scheduler_timestamp_seconds": (),
+    "bd_fhir_hfj_partition_days_left": ("schema", "table"),
+    "bd_fhir_hfj_partition_state": ("schema", "table", "state"),
+}  # fmt: skip
 
 
 @lru_cache
