@@ -27,6 +27,7 @@ lint: ## Style of everything: YAML, Python, shell, Ansible
 
 .PHONY: unit
 unit: ## Unit tests
+	@$(RUN) python tests/lab/lab.py packages
 	@$(RUN) pytest tests/unit -q
 
 .PHONY: engine

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lab: target hosts with their own Docker engines, a registry, and the images of the pilot stack.
 
-``lab.py up`` makes what is missing and is idempotent; ``lab.py down`` takes all of it away; ``lab.py status`` reads.
+``lab.py up`` makes what is missing and is idempotent; ``lab.py down`` takes all of it away; ``lab.py status`` reads;
+``lab.py packages`` only installs what the machine lacks.
 Images are keyed by the content that they are built from and stay in the machine's engine, so that a warm start builds nothing.
 """
 
@@ -67,6 +68,8 @@ PACKAGES = {
     # The server is compiled for Java 17, whatever newer JDK the distribution has.
     "javac": "default-jdk-headless",
     "curl": "curl",
+    # For the tests of monitoring: the rules are judged by the real ones. On a machine with systemd it starts a server on port 9090.
+    "promtool": "prometheus",
 }
 # Administrators' commands are not on everyone's PATH.
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
@@ -297,6 +300,11 @@ def build_images() -> dict[str, str]:
         "pgbouncer-ini:1.18": simple_image("pgbouncer-ini", pgbouncer),
         "nginx:1.22": simple_image("nginx", base),
         "haproxy:2.6": simple_image("haproxy", base),
+        "prometheus:2.42": simple_image("prometheus", base),
+        "alertmanager:0.25": simple_image("alertmanager", base),
+        "node-exporter:1.5": simple_image("node-exporter", base),
+        "postgres-exporter:0.11": simple_image("postgres-exporter", base),
+        "pgbouncer-exporter:0.11": simple_image("pgbouncer-exporter", base),
     }
     published.update(hapi_images(base))
     return published
@@ -469,10 +477,10 @@ def status() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("up", "down", "status"))
+    parser.add_argument("verb", choices=("up", "down", "status", "packages"))
     verb = parser.parse_args().verb
     try:
-        {"up": up, "down": down, "status": status}[verb]()
+        {"up": up, "down": down, "status": status, "packages": install_packages}[verb]()
     except LabError as exc:
         print(f"lab: {exc}", file=sys.stderr)
         return 1

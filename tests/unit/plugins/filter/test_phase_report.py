@@ -223,7 +223,7 @@ def test_prometheus_tells_what_is_known_and_no_more() -> None:
     for line in (
         "bd_fhir_assess_exit_code 2", "bd_fhir_assess_partial 1", "bd_fhir_load_level 0", 'bd_fhir_load{metric="vendors"} 47',
         'bd_fhir_load_limit{metric="vendors",to="regional"} 50', 'bd_fhir_connections_used{service="postgres-fhir"} 27',
-        'bd_fhir_audit_partition_days_left{table="audit.audit_events"} 400.9', 'bd_fhir_database_bytes{database="fhir"} 5600000000',
+        'bd_fhir_assess_audit_partition_days_left{table="audit.audit_events"} 400.9', 'bd_fhir_database_bytes{database="fhir"} 5600000000',
     ):  # fmt: skip
         assert line in text, line
     names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)

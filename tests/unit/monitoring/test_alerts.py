@@ -1,0 +1,235 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every alert fires when it should and is silent when it should, by the real promtool on the rules that a site gets.
+
+The cases are in alerts/*.yml. They are asked for by the series ALERTS, so that a case need not repeat the texts; those are looked at apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.dghs.bd_fhir.tests.unit.monitoring import monitoring_rules
+
+CASES = sorted((Path(__file__).parent / "alerts").glob("*.yml"))
+EVERY = 'deployment="bd-fhir-national"'
+LABELS = {
+    **{f"hapi{number}": f'job="hapi", instance="10.0.0.{number + 1}:8080"' for number in range(1, 6)},
+    "fhir": 'job="postgres", side="fhir", instance="fhir"',
+    "audit": 'job="postgres", side="audit", instance="audit"',
+    "standby": 'job="postgres", side="fhir-replica", instance="fhir-replica"',
+    "pool_fhir": 'job="pgbouncer", side="fhir", instance="fhir"',
+    "pool_audit": 'job="pgbouncer", side="audit", instance="audit"',
+    "node": 'job="node", instance="fhir1"',
+    "prometheus": 'job="prometheus", instance="prometheus"',
+    "alertmanager": 'job="alertmanager", instance="alertmanager"',
+}
+
+
+def labelled(series: str) -> str:
+    return re.sub(r"@(\w+)", lambda match: f"{LABELS[match.group(1)]}, {EVERY}", series)
+
+
+def cases_of(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        # Everything as text: 0x20, twenty zeros more, would be read as a number.
+        for name, cases in yaml.load(path.read_text(), Loader=yaml.BaseLoader).items():
+            assert name not in found, f"{name} is in two files"
+            found[name] = cases
+    return found
+
+
+def expressions(name: str, case: dict[str, Any]) -> list[dict[str, Any]]:
+    """What promtool shall find at that time."""
+    firing = f'alertname="{name}", alertstate="firing"'
+    if "silent" in case:
+        return [{"expr": f"count(ALERTS{{{firing}}})", "eval_time": case["silent"], "exp_samples": []}]
+    expected = [{"labels": "{}", "value": int(case.get("count", 1))}]
+    return [
+        {"expr": f"count(ALERTS{{{firing}}})", "eval_time": case["fires"], "exp_samples": expected},
+        {"expr": f"count(ALERTS{{{firing}, {case['labels']}}})", "eval_time": case["fires"], "exp_samples": expected},
+    ]
+
+
+def unit_test(rules: list[Path], step: str, cases: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """A file for promtool test rules."""
+    tests = [
+        {
+            "interval": step,
+            "name": f"{name}: {case.get('why', 'fires' if 'fires' in case else 'silent')}",
+            "input_series": [{"series": labelled(series), "values": str(values)} for series, values in case["series"].items()],
+            "promql_expr_test": expressions(name, case),
+        }
+        for name, case in cases
+    ]
+    return {"rule_files": [str(path) for path in rules], "evaluation_interval": step, "tests": tests}
+
+
+def unit_tests(rules: list[Path], cases: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One file for each step: what takes hours is looked at less often, or promtool takes minutes."""
+    steps: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, found in cases.items():
+        for case in found:
+            steps.setdefault(case.get("step", "15s"), []).append((name, case))
+    return [unit_test(rules, step, found) for step, found in steps.items()]
+
+
+def run(folder: Path, tests: list[dict[str, Any]]) -> tuple[int, str]:
+    files = []
+    for number, test in enumerate(tests):
+        files.append(folder / f"test{number}.json")
+        files[-1].write_text(json.dumps(test))
+    done = monitoring_rules.promtool("test", "rules", *files, cwd=folder)
+    return done.returncode, done.stdout + done.stderr
+
+
+def judge(folder: Path, rules: list[Path], cases: dict[str, list[dict[str, Any]]]) -> str:
+    """What promtool has against it; empty: nothing."""
+    rc, said = run(folder, unit_tests(rules, cases))
+    assert ("SUCCESS" in said and "FAILED" not in said) == (rc == 0), said
+    return said if rc else ""
+
+
+def missing(alerts: set[str], cases: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Alerts without a case that fires or one that does not, and cases of no alert."""
+    faults = [f"{name} is no alert" for name in sorted(cases.keys() - alerts)]
+    for name in sorted(alerts):
+        for kind in ("fires", "silent"):
+            if not any(kind in case and case["series"] for case in cases.get(name, [])):
+                faults.append(f"{name} has no case in which it {'fires' if kind == 'fires' else 'is silent'}")
+    return faults
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return monitoring_rules.write_rules(tmp_path_factory.mktemp("rules"), monitoring_rules.site())
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_fires_and_is_silent(rules: list[Path], tmp_path: Path, path: Path) -> None:
+    """Cases 17, 112, 114-116, 118, 140, 142, 144 and 145 are among them, each with its number."""
+    said = judge(tmp_path, [item for item in rules if item.stem == path.stem], cases_of([path]))
+    assert not said, said
+
+
+def test_every_alert_has_both() -> None:
+    assert missing(set(monitoring_rules.alerts_of(monitoring_rules.site())), cases_of(CASES)) == []
+
+
+def test_a_missing_case_goes_red() -> None:
+    cases = cases_of(CASES)
+    alerts = set(cases)
+    cases["HapiDown"] = [case for case in cases["HapiDown"] if "silent" in case]
+    cases["SlotLost"] = [case for case in cases["SlotLost"] if "fires" in case]
+    del cases["DeadRows"]
+    cases["Nothing"] = []
+    assert missing(alerts, cases) == [
+        "Nothing is no alert", "DeadRows has no case in which it fires", "DeadRows has no case in which it is silent",
+        "HapiDown has no case in which it fires", "SlotLost has no case in which it is silent",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("HikariTimeouts", ("hikaricp_connections_timeout_total", "hikaricp_connection_timeout_total")),
+        ("PostgresConnectionsExhausted", ("bd_fhir_pg_connections_usable", "bd_fhir_pg_connections_max")),
+        ("HeapNearlyFull", (', area="heap"', "")),
+        ("IndexUnused", ("* 86400", "* 60")),
+        ("StandbyLag", ("bd_fhir_pg_standby_lag_seconds", "pg_replication_lag_seconds")),
+        ("DeadRows", ("bd_fhir_pg_table_vacuum_at_dead_rows", "0 * bd_fhir_pg_table_dead_rows")),
+    ],
+)
+def test_the_roadmaps_faults_go_red(tmp_path: Path, name: str, damage: tuple[str, str]) -> None:
+    """Cases 112, 140, 144, 66: a rule as the roadmap has it does not pass its cases."""
+    rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site())
+    for path in rules:
+        path.write_text(path.read_text().replace(*damage))
+    about = [path for path in rules if f"alert: {name}\n" in path.read_text()]
+    assert "FAILED" in judge(tmp_path, about, {name: cases_of(CASES)[name]})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"standbys": [], "assess_hours": 0, "replicas": 1},
+        {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [], "poolers": [],
+         "pool_size": {}},
+        {"standbys": ["a", "b"], "pool_size": {"fhir": 30}},
+    ],
+    ids=["regional", "pilot", "rules only", "two standbys"],
+)
+def test_promtool_takes_the_rules_of_every_site(tmp_path: Path, changes: dict[str, Any]) -> None:
+    rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site(**changes))
+    done = monitoring_rules.promtool("check", "rules", *rules, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_case_142_what_is_switched_off_has_no_alert_of_absence() -> None:
+    """Nor has a site without a standby one that it is missing; and every threshold of the site is in its rules."""
+    few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], assess_hours=0, jobs={**monitoring_rules.SITE["jobs"], "pgbouncer": False}))
+    assert not {"StandbyNotStreaming", "PrimaryWithoutStandby", "StandbyLag", "AssessmentOld", "PgbouncerNotSeen"} & few.keys()
+    assert "pgbouncer" not in few["TargetsMissing"]["expr"]
+    alerts = monitoring_rules.alerts_of(monitoring_rules.site(replicas=7, heap_percent=71, partition_days=33, lag_bytes=12345, disk_percent=66))
+    for name, wanted in (("HapiReplicasMissing", "< 7"), ("HeapNearlyFull", "> 71"), ("AuditPartitionsRunOut", "< 33"), ("StandbyLag", "> 12345"),
+                         ("DiskNearlyFull", "> 66")):
+        assert wanted in alerts[name]["expr"]
+
+
+def test_texts(rules: list[Path], tmp_path: Path) -> None:
+    """Every text of an alert that fires can be read, has no hole in it, and says what to do."""
+    told = ""
+    for path in CASES:
+        cases = {name: [next(case for case in found if "fires" in case)] for name, found in cases_of([path]).items()}
+        tests = unit_tests([item for item in rules if item.stem == path.stem], cases)
+        for wanted in tests:
+            for test in wanted["tests"]:
+                name = test["name"].partition(":")[0]
+                del test["promql_expr_test"]
+                test["alert_rule_test"] = [{"eval_time": cases[name][0]["fires"], "alertname": name, "exp_alerts": []}]
+        told += run(tmp_path, tests)[1]
+    cases = cases_of(CASES)
+    texts = dict(re.findall(r'alertname: (\w+),.*?got:\[\s*0:\s*Labels:\{.*?\}\s*Annotations:(\{.*?\})\s*(?:\]|\d+:)', told, re.S))
+    assert texts.keys() == cases.keys(), sorted(cases.keys() - texts.keys()) or told[:3000]
+    for name, text in texts.items():
+        assert not re.search(r"<no value>|<error|%!|\{\{|  |''", text), (name, text)
+
+
+def test_every_alert_is_explained() -> None:
+    """It has a severity, a summary, what to do, and a section of docs/alerts.md, which has no section of none."""
+    page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
+    sections = {title: text for title, text in re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.M | re.S)}
+    alerts = monitoring_rules.alerts_of(monitoring_rules.site())
+    assert sections.keys() == alerts.keys()
+    for name, rule in alerts.items():
+        assert rule["labels"]["severity"] in ("critical", "warning", "info"), name
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}, name
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{name.lower()}"
+        assert len(sections[name].strip()) > 60, name
+        assert f"`{rule['labels']['severity']}`" in sections[name].strip().splitlines()[0], name
+
+
+def test_what_the_texts_name_is_there() -> None:
+    """Playbooks, modules and alerts that a text sends to exist; nothing is vacuumed or reindexed by an alert."""
+    there = {path.stem for path in (monitoring_rules.ROOT / "playbooks").glob("*.yml")}
+    there |= {path.stem for path in (monitoring_rules.ROOT / "plugins/modules").glob("*.py")}
+    # Of the role itself.
+    there |= {"monitor"}
+    others = {"hot_standby_feedback", "max_connections", "max_slot_wal_keep_size", "pg_monitor", "postgres_queries", "pg_stat_progress_create_index",
+              "fhir_rejected_submissions", "node_exporter"}
+    alerts = monitoring_rules.alerts_of(monitoring_rules.site())
+    for name, rule in alerts.items():
+        text = rule["annotations"]["summary"] + " " + rule["annotations"]["description"]
+        for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", re.sub(r"\{\{.*?\}\}|--\S+|audit\.\S+", "", text)):
+            assert word in there | others, (name, word)
+        for word in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text):
+            assert word in alerts or word in {"OutOfMemoryError", "MaxRAMPercentage"}, (name, word)
