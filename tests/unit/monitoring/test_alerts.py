@@ -207,7 +207,7 @@ def test_texts(rules: list[Path], tmp_path: Path) -> None:
 def test_every_alert_is_explained() -> None:
     """It has a severity, a summary, what to do, and a section of docs/alerts.md, which has no section of none."""
     page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
-    sections = {title: text for title, text in re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.M | re.S)}
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.M | re.S))
     alerts = monitoring_rules.alerts_of(monitoring_rules.site())
     assert sections.keys() == alerts.keys()
     for name, rule in alerts.items():
