@@ -113,16 +113,16 @@ def main() -> None:
                 print(f"{name}: made in {time.monotonic() - begin:.0f} s: {sizes[name]}", file=sys.stderr, flush=True)
             for number in range(ROUNDS + 1):
                 for name in SIZES:
-                    before = read(site, f"size_{name}")
-                    result, took = ask(site, f"size_{name}")
-                    # The first round only warms up, and is where rows are counted.
                     if number:
-                        seconds[name].append(took)
-                    else:
-                        after = read(site, f"size_{name}")
-                        reads[name] = {key: after[key] - before[key] for key in before}
-                        told[name] = {key: result["metrics"][key]["value"] for key in ("resources", "resources_per_day")}
-                        told[name]["unread"] = result["unread"]
+                        seconds[name].append(ask(site, f"size_{name}")[1])
+                        continue
+                    # The first round only warms up, and is where rows are counted.
+                    before = read(site, f"size_{name}")
+                    result = ask(site, f"size_{name}")[0]
+                    after = read(site, f"size_{name}")
+                    reads[name] = {key: after[key] - before[key] for key in before}
+                    told[name] = {key: result["metrics"][key]["value"] for key in ("resources", "resources_per_day")}
+                    told[name]["unread"] = result["unread"]
             for name in SIZES:
                 begin = time.monotonic()
                 counts[name] = {table: int(site.script(f"SELECT count(*) FROM {table}", f"size_{name}")) for table in TRUE}
