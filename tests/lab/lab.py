@@ -300,6 +300,11 @@ def build_images() -> dict[str, str]:
         "pgbouncer-ini:1.18": simple_image("pgbouncer-ini", pgbouncer),
         "nginx:1.22": simple_image("nginx", base),
         "haproxy:2.6": simple_image("haproxy", base),
+        "prometheus:2.42": simple_image("prometheus", base),
+        "alertmanager:0.25": simple_image("alertmanager", base),
+        "node-exporter:1.5": simple_image("node-exporter", base),
+        "postgres-exporter:0.11": simple_image("postgres-exporter", base),
+        "pgbouncer-exporter:0.11": simple_image("pgbouncer-exporter", base),
     }
     published.update(hapi_images(base))
     return published
