@@ -199,3 +199,15 @@ def test_what_can_not_go_well_is_refused_in_words(render: Render, values: dict[s
 def test_a_site_as_it_should_be_is_not_refused(render: Render) -> None:
     held = ["FHIR_DB_APP_PASSWORD", "AUDIT_DB_WRITER_PASSWORD", "MAIL_PASSWORD", "SLACK_URL", "PAGER_KEY", "HUB_TOKEN"]
     assert json.loads((render(only=["refusals"], held=held, monitoring_receivers=RECEIVERS) / "refusals").read_text()) == []
+
+
+def test_what_is_told_once_is_what_the_documentation_says(render: Render) -> None:
+    found = load(render(only=["alertmanager.yml"]) / "alertmanager.yml")["inhibit_rules"]
+    told = {}
+    for line in (ROOT / "docs/alerts.md").read_text().split("## What is told once")[1].split("##")[0].splitlines()[4:]:
+        if line.startswith("| "):
+            left, right = line.strip("| ").split(" | ")
+            told[left.split(",")[0].strip()] = {name.strip() for name in right.split(",")}
+    rules = {item["source_matchers"][0].split('"')[1]: set(item["target_matchers"][0].split('"')[1].split("|")) for item in found}
+    assert rules == told
+    assert all(item["equal"][0] == "deployment" for item in found)

@@ -89,6 +89,6 @@ def faults(expression: str, own: set[str], series: dict[str, list[dict[str, str]
             for matcher in selector.matchers.matchers:
                 if matcher.name not in labels:
                     found.append(f"{name} has no label {matcher.name}")
-                elif matcher.op == promql_parser.MatchOp.Equal and matcher.name == "job" and not any(one["job"] == matcher.value for one in series[name]):
+                elif (matcher.name, matcher.op) == ("job", promql_parser.MatchOp.Equal) and matcher.value not in {one["job"] for one in series[name]}:
                     found.append(f"{name} is not exposed by the job {matcher.value}")
     return found

@@ -42,7 +42,8 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-ins
 """
 AUDIT = ROOT / "overlay/src/main/resources/db/migration/audit/V2__audit_schema.sql"
 EVENTS = """INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)
-  SELECT now() - n * interval '1 minute', 'OPERATION', CASE WHEN n % 3 = 0 THEN 'REJECTED' ELSE 'ACCEPTED' END, 'vendor-' || n % 2, 'POST', '/', 201, 5, 'a'
+  SELECT now() - n * interval '1 minute', 'OPERATION', CASE WHEN n % 3 = 0 THEN 'REJECTED' ELSE 'ACCEPTED' END, 'vendor-' || n % 2, 'POST', '/', 201,
+    5, 'a'
   FROM generate_series(1, 600) n;
 """
 # The metrics about rules and about notifying are there only when there are some.
@@ -112,16 +113,29 @@ def phase(site: HapiTables) -> str:
         "thresholds": {"resources": {"pilot_below": 1000, "regional_below": 2500}},
     }
     now = module(phase_info.main, args)["sample"]
-    args["samples"] = [{**now, "at": (datetime.fromisoformat(now["at"].replace("Z", "+00:00")) - timedelta(days=days)).isoformat(),
-                        "resources": now["resources"] - 20 * days} for days in range(60, 0, -2)]
+    args["samples"] = [
+        {
+            **now,
+            "at": (datetime.fromisoformat(now["at"].replace("Z", "+00:00")) - timedelta(days=days)).isoformat(),
+            "resources": now["resources"] - 20 * days,
+        }
+        for days in range(60, 0, -2)
+    ]
     return _phase_report.as_prometheus(module(phase_info.main, args), {})
 
 
 def audit_job(site: HapiTables, folder: Path) -> str:
     """What the job for the audit partitions leaves."""
     path = folder / "bd_fhir_audit_partitions.prom"
-    config = {"project_dir": str(site.dir), "service": "postgres", "database": "auditdb", "login_user": "postgres",
-              "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD", "metrics": str(path), "state_dir": str(folder / "state")}
+    config = {
+        "project_dir": str(site.dir),
+        "service": "postgres",
+        "database": "auditdb",
+        "login_user": "postgres",
+        "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD",
+        "metrics": str(path),
+        "state_dir": str(folder / "state"),
+    }
     (folder / "audit.json").write_text(json.dumps(config))
     _audit_job.main(["--config", str(folder / "audit.json"), "run", "--scheduled", "--log", str(folder / "audit.log")])
     return path.read_text()
@@ -163,31 +177,52 @@ def main() -> None:
             for path in textfiles.iterdir():
                 path.chmod(0o644)
             with site.clients(2):
-                sides = (("fhir", "postgres", "fhirdb"), ("audit", "postgres", "auditdb"), ("fhir-replica", "standby", "fhirdb"), ("fhir-new", "postgres", "fhirdb"))
+                sides = (
+                    ("fhir", "postgres", "fhirdb"),
+                    ("audit", "postgres", "auditdb"),
+                    ("fhir-replica", "standby", "fhirdb"),
+                    ("fhir-new", "postgres", "fhirdb"),
+                )
                 newer = ("-v", f"{arguments.postgres_exporter.resolve()}:/exporter:ro")
                 for side, service, database in sides:
                     new = side == "fhir-new"
                     container = recorder.exporter(
-                        "/exporter" if new else "prometheus-postgres-exporter", "--extend.query-path=/queries.yml",
-                        options=(*(newer if new else ()), "-v", f"{QUERIES}:/queries.yml:ro", "-e", f"DATA_SOURCE_URI={service}:5432/{database}?sslmode=disable",
-                                 "-e", "DATA_SOURCE_USER=postgres", "-e", f"DATA_SOURCE_PASS={SUPERUSER_PASSWORD}"))
+                        "/exporter" if new else "prometheus-postgres-exporter",
+                        "--extend.query-path=/queries.yml",
+                        options=(
+                            *(newer if new else ()),
+                            "-v",
+                            f"{QUERIES}:/queries.yml:ro",
+                            "-e",
+                            f"DATA_SOURCE_URI={service}:5432/{database}?sslmode=disable",
+                            "-e",
+                            "DATA_SOURCE_USER=postgres",
+                            "-e",
+                            f"DATA_SOURCE_PASS={SUPERUSER_PASSWORD}",
+                        ),
+                    )
                     recorder.record(f"postgres-{side}", container, 9187, sure="bd_fhir_pg_server_")
                 container = recorder.exporter(
-                    "/exporter", "--pgBouncer.connectionString=postgres://stats@pgbouncer:6432/pgbouncer?sslmode=disable",
-                    options=("-v", f"{arguments.pgbouncer_exporter.resolve()}:/exporter:ro", "-e", f"PGPASSWORD={STATS_PASSWORD}"))
+                    "/exporter",
+                    "--pgBouncer.connectionString=postgres://stats@pgbouncer:6432/pgbouncer?sslmode=disable",
+                    options=("-v", f"{arguments.pgbouncer_exporter.resolve()}:/exporter:ro", "-e", f"PGPASSWORD={STATS_PASSWORD}"),
+                )
                 recorder.record("pgbouncer", container, 9127, sure="pgbouncer_pools_")
-            container = recorder.exporter("prometheus-node-exporter", "--collector.textfile.directory=/textfiles",
-                                          options=("-v", f"{textfiles}:/textfiles:ro"))
+            container = recorder.exporter(
+                "prometheus-node-exporter", "--collector.textfile.directory=/textfiles", options=("-v", f"{textfiles}:/textfiles:ro")
+            )
             recorder.record("node", container, 9100, sure="bd_fhir_assess_timestamp_seconds")
             files = folder / "prometheus"
             files.mkdir(mode=0o755)
             (files / "prometheus.yml").write_text(PROMETHEUS)
             (files / "rules.yml").write_text(RULES)
-            container = recorder.exporter("prometheus", "--config.file=/site/prometheus.yml", "--storage.tsdb.path=/tmp/data",
-                                          options=("-v", f"{files}:/site:ro"))
+            container = recorder.exporter(
+                "prometheus", "--config.file=/site/prometheus.yml", "--storage.tsdb.path=/tmp/data", options=("-v", f"{files}:/site:ro")
+            )
             recorder.record("prometheus", container, 9090, sure="prometheus_rule_evaluation_failures_total")
-            container = recorder.exporter("prometheus-alertmanager", "--config.file=/etc/prometheus/alertmanager.yml", "--storage.path=/tmp/data",
-                                          "--cluster.listen-address=")
+            container = recorder.exporter(
+                "prometheus-alertmanager", "--config.file=/etc/prometheus/alertmanager.yml", "--storage.path=/tmp/data", "--cluster.listen-address="
+            )
             recorder.record("alertmanager", container, 9093, sure="alertmanager_notifications_failed_total")
         finally:
             recorder.remove()

@@ -174,7 +174,7 @@ def test_promtool_takes_the_rules_of_every_site(tmp_path: Path, changes: dict[st
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_case_142_what_is_switched_off_has_no_alert_of_absence() -> None:
+def test_what_is_switched_off_has_no_alert_of_absence() -> None:
     """Nor has a site without a standby one that it is missing; and every threshold of the site is in its rules."""
     few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], assess_hours=0, jobs={**monitoring_rules.SITE["jobs"], "pgbouncer": False}))
     assert not {"StandbyNotStreaming", "PrimaryWithoutStandby", "StandbyLag", "AssessmentOld", "PgbouncerNotSeen"} & few.keys()
@@ -183,6 +183,63 @@ def test_case_142_what_is_switched_off_has_no_alert_of_absence() -> None:
     for name, wanted in (("HapiReplicasMissing", "< 7"), ("HeapNearlyFull", "> 71"), ("AuditPartitionsRunOut", "< 33"), ("StandbyLag", "> 12345"),
                          ("DiskNearlyFull", "> 66")):
         assert wanted in alerts[name]["expr"]
+
+
+CASES_OF_THE_LIST = {
+    "17": ["PostgresDown"], "112": ["HikariTimeouts"], "115": ["StandbyLag", "StandbyNotStreaming"], "116": ["HapiDown", "HapiMetricsMissing"],
+    "118": ["AssessmentPartial"], "140": ["IndexUnused"], "142": ["PhaseLimitNear"], "144": ["PostgresConnectionsExhausted"], "145": ["DeadRows"],
+}  # fmt: skip
+
+
+def of_the_list(number: str) -> dict[str, list[dict[str, Any]]]:
+    """The cases that are about a public report, by the number in their reason."""
+    found = {name: [case for case in cases if f"(case {number})" in case.get("why", "")] for name, cases in cases_of(CASES).items()}
+    return {name: cases for name, cases in found.items() if cases}
+
+
+def judged(rules: list[Path], folder: Path, number: str) -> None:
+    assert sorted(of_the_list(number)) == CASES_OF_THE_LIST[number]
+    said = judge(folder, rules, of_the_list(number))
+    assert not said, said
+
+
+def test_case_17_a_password_that_the_exporter_gets_wrong_fires(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "17")
+
+
+def test_case_112_the_roadmaps_name_never_fires(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "112")
+
+
+def test_case_115_an_hour_without_a_write_is_silent(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "115")
+
+
+def test_case_116_an_endpoint_that_is_not_exposed_fires(rules: list[Path], tmp_path: Path) -> None:
+    """And says how to expose it."""
+    judged(rules, tmp_path, "116")
+    text = monitoring_rules.alerts_of(monitoring_rules.site())["HapiDown"]["annotations"]["description"]
+    assert "management.endpoints.web.exposure.include" in text
+
+
+def test_case_118_what_was_not_read_fires(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "118")
+
+
+def test_case_140_young_statistics_give_no_advice(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "140")
+
+
+def test_case_142_a_projection_without_history_is_silent(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "142")
+
+
+def test_case_144_37_of_37_fires(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "144")
+
+
+def test_case_145_partitions_are_judged(rules: list[Path], tmp_path: Path) -> None:
+    judged(rules, tmp_path, "145")
 
 
 def test_texts(rules: list[Path], tmp_path: Path) -> None:
@@ -207,7 +264,7 @@ def test_texts(rules: list[Path], tmp_path: Path) -> None:
 def test_every_alert_is_explained() -> None:
     """It has a severity, a summary, what to do, and a section of docs/alerts.md, which has no section of none."""
     page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
-    sections = {title: text for title, text in re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.M | re.S)}
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.M | re.S))
     alerts = monitoring_rules.alerts_of(monitoring_rules.site())
     assert sections.keys() == alerts.keys()
     for name, rule in alerts.items():

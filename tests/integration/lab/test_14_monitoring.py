@@ -1,0 +1,120 @@
+# Copyright (c) 2026, The dghs.bd_fhir developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What watches the lab's pilot: faults made on purpose, seen as alerts in the real Alertmanager, and gone after the repair.
+
+For each fault there is a list of the alerts that may fire; the right one has to, within its time, and none outside the list.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pilot_host import PROJECT, ok, on_host, replicas, until
+
+pytestmark = [pytest.mark.lab]
+
+TOLD = "/var/tmp/monitoring-told.jsonl"
+RECEIVERS = [{"name": "host_command", "type": "command", "command": ["/usr/bin/tee", "-a", TOLD]}]
+VALUES = ("-e", json.dumps({"monitoring_receivers": RECEIVERS, "monitoring_group_wait": "5s"}))
+PROMETHEUS, ALERTMANAGER = "http://127.0.0.1:9090", "http://127.0.0.1:9093"
+# The role's own test, and what is true of a pilot on which nobody has laid the job of the audit partitions.
+AT_REST = {"BdFhirMonitoringTest", "AuditPartitionJobSilent"}
+
+
+def get(url: str) -> object:
+    return json.loads(on_host("python3", "-c", "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())", url))
+
+
+def query(expression: str) -> dict[str, float]:
+    found = get(f"{PROMETHEUS}/api/v1/query?query={urllib.parse.quote(expression)}")
+    assert isinstance(found, dict)
+    return {" ".join(f"{key}={value}" for key, value in sorted(item["metric"].items())): float(item["value"][1]) for item in found["data"]["result"]}
+
+
+def alerts() -> set[str]:
+    """The names of what Alertmanager has and would tell, inhibited ones left out."""
+    found = get(f"{ALERTMANAGER}/api/v2/alerts?active=true&inhibited=false&silenced=false")
+    assert isinstance(found, list)
+    return {item["labels"]["alertname"] for item in found} - AT_REST
+
+
+def psql(statement: str, server: str = "bd-postgres-fhir", user: str = "postgres", database: str = "postgres") -> str:
+    return on_host("docker", "exec", "-i", server, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, data=statement).strip()
+
+
+@pytest.fixture(scope="module")
+def watched(pilot: None) -> Iterator[set[str]]:
+    """The pilot, watched, and what fires without a fault."""
+    ok("monitor", *VALUES)
+    yield alerts()
+    ok("rollback_monitor", "-e", "monitoring_remove_data=true")
+    on_host("rm", "-f", TOLD)
+    for what in ("ps -a", "volume ls", "network ls"):
+        assert "monitoring" not in on_host("bash", "-c", f"docker {what}")
+    assert "MONITOR" not in on_host("cat", f"{PROJECT}/.env")
+
+
+@contextmanager
+def fault(rest: set[str], wanted: str, seconds: float, allowed: set[str]) -> Iterator[None]:
+    """Within the block there is a fault: its alert fires in time, none outside of the list does, and after the repair it ends."""
+    yield
+    until(f"{wanted} fires", seconds, lambda: wanted in alerts())
+    assert alerts() - rest <= {wanted, *allowed}
+
+
+def gone(wanted: str, seconds: float = 420) -> None:
+    until(f"{wanted} ends", seconds, lambda: wanted not in alerts())
+
+
+def test_a_login_that_fails_is_told_and_mended(watched: set[str]) -> None:
+    """An exporter that answers and sees nothing is not healthy; monitor itself gives the role its password again."""
+    assert set(query("up").values()) == {1.0}
+    assert len(query('up{job="hapi"}')) == len(replicas())
+    with fault(watched, "PostgresDown", 240, {"PostgresNotSeen", "PostgresQueriesMissing"}):
+        psql("""
+ALTER ROLE bd_fhir_monitor PASSWORD 'another';
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bd_fhir_monitor'""", "bd-postgres-audit")
+    ok("monitor", *VALUES)
+    gone("PostgresDown")
+    until("the command was run", 150, lambda: '"PostgresDown"' in on_host("cat", TOLD, check=False))
+
+
+@pytest.mark.full
+def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
+    """Every slot that ordinary users can have is held, nearly all of it idle: 100 % and not 2.5."""
+    psql("CREATE ROLE leaker LOGIN")
+    usable = int(psql("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"))
+    used = int(psql("SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+    try:
+        with fault(watched, "PostgresConnectionsExhausted", 240, {"PostgresConnectionsHigh", "HikariConnectionsPending", "HikariTimeouts"}):
+            on_host("docker", "exec", "-d", "bd-postgres-fhir", "bash", "-c",
+                    f"for i in $(seq {usable - used}); do (sleep 600 | psql -U leaker -d fhirdb) & done; wait")
+        assert max(query('bd_fhir:connections_percent{side="fhir"}').values()) == 100.0
+    finally:
+        psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'leaker'")
+        until("they are gone", 30, lambda: psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'leaker'") == "0")
+        psql("DROP ROLE leaker")
+    gone("PostgresConnectionsExhausted")
+
+
+@pytest.mark.full
+def test_a_pooler_that_does_not_answer(watched: set[str]) -> None:
+    with fault(watched, "PgbouncerDown", 240, {"PgbouncerNotSeen", "TargetsMissing", "HikariConnectionsPending", "HikariTimeouts"}):
+        on_host("docker", "stop", "bd-pgbouncer-audit")
+    on_host("docker", "start", "bd-pgbouncer-audit")
+    gone("PgbouncerDown")
+
+
+@pytest.mark.full
+def test_hapi_is_down_and_then_restarted(watched: set[str]) -> None:
+    name = replicas()[0].name
+    with fault(watched, "HapiDown", 240, {"HapiReplicasMissing", "HapiMetricsMissing", "TargetsMissing"}):
+        on_host("docker", "stop", name)
+    on_host("docker", "start", name)
+    gone("HapiDown")
+    until("HapiRestarted fires", 240, lambda: "HapiRestarted" in alerts())
