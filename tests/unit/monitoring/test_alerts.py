@@ -185,6 +185,15 @@ def test_what_is_switched_off_has_no_alert_of_absence() -> None:
         assert wanted in alerts[name]["expr"]
 
 
+def test_thresholds_are_those_of_the_role() -> None:
+    """The cases judge what a site gets, not numbers of the tests. assess_hours is 0 there, which leaves an alert out."""
+    found = yaml.safe_load((monitoring_rules.ROLE / "vars/main.yml").read_text())["_monitoring_default_thresholds"]
+    assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
+    known = set(found) | {"deployment", "jobs", "replicas", "hikari_max", "sides", "standbys", "poolers", "pool_size", "max_connections",
+                          "reserved_connections", "usable_connections"}  # fmt: skip
+    assert set(monitoring_rules.SITE) == known
+
+
 CASES_OF_THE_LIST = {
     "17": ["PostgresDown"], "112": ["HikariTimeouts"], "115": ["StandbyLag", "StandbyNotStreaming"], "116": ["HapiDown", "HapiMetricsMissing"],
     "118": ["AssessmentPartial"], "140": ["IndexUnused"], "142": ["PhaseLimitNear"], "144": ["PostgresConnectionsExhausted"], "145": ["DeadRows"],
