@@ -101,7 +101,7 @@ def test_case_17_made_repeated_and_taken_back(site: Site) -> None:
     assert site.query("pg_up") == {"postgres fhir": "1"}
     assert site.query("pgbouncer_up") == {"pgbouncer fhir": "1"}
     ours = [item for item in site.ids() if item not in before["ids"]]
-    told = docker("inspect", *ours) + "".join(docker("top", item, "-eo", "args") for item in ours)
+    told = docker("inspect", *ours) + "".join(docker("top", item, "-eo", "pid,args") for item in ours)
     assert not any(secret in told for secret in (WORD, "S3cret"))
     # The site's own password stays the site's.
     assert "FHIR_DB_MONITOR_PASSWORD" in (site.dir / ".env").read_text()
