@@ -151,8 +151,9 @@ SELECT coalesce(nullif(r.application_name, ''), r.client_addr::text, 'pid ' || r
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.replay_lsn)::bigint AS lag_bytes
   FROM pg_catalog.pg_stat_replication r WHERE r.state <> 'backup' ORDER BY 1
 """
+# Without sizes, which would wait for a lock on each table.
 CANDIDATES = """
-SELECT DISTINCT c.relname::text AS name, pg_catalog.pg_table_size(c.oid) AS bytes
+SELECT DISTINCT c.relname::text AS name
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
  WHERE k.contype = 'f' AND n.nspname = %(schema)s AND f.relnamespace = n.oid AND f.relname = %(resource)s
