@@ -194,7 +194,7 @@ def test_what_is_due_from_the_load_and_the_deployment(load: int, replicas: Optio
 def test_what_cannot_wait_comes_first_and_every_playbook_is_there() -> None:
     needs = dict.fromkeys(("audit_partitions", "pools_full", "pools", "partitioning", "partitioning_plan"), "because")
     found = _phase.due_steps(3, aspects(), needs)
-    assert [item["playbook"] for item in found] == ["maintain_audit_partitions", "tune_pools", "scale_regional", None, None]
+    assert [item["playbook"] for item in found] == ["maintain_audit_partitions", "tune_pools", "scale_regional", "partition_hapi_tables", None]
     for other in (_phase.due_steps(1, aspects(3), {"pools": "x", "partitioning_plan": "x"}), _phase.due_steps(1, aspects(1, "standby"), {})):
         found += other
     names = {item["playbook"] for item in found} - {None}
