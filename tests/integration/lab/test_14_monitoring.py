@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 from pilot_host import PROJECT, ok, on_host, replicas, until
 
-pytestmark = [pytest.mark.lab]
+pytestmark = [pytest.mark.lab, pytest.mark.full]
 
 TOLD = "/var/tmp/monitoring-told.jsonl"
 RECEIVERS = [{"name": "host_command", "type": "command", "command": ["/usr/bin/tee", "-a", TOLD]}]
@@ -84,7 +84,6 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bd_fhir_
     until("the command was run", 150, lambda: '"PostgresDown"' in on_host("cat", TOLD, check=False))
 
 
-@pytest.mark.full
 def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
     """Every slot that ordinary users can have is held, nearly all of it idle: 100 % and not 2.5."""
     psql("CREATE ROLE leaker LOGIN")
@@ -102,7 +101,6 @@ def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
     gone("PostgresConnectionsExhausted")
 
 
-@pytest.mark.full
 def test_a_pooler_that_does_not_answer(watched: set[str]) -> None:
     with fault(watched, "PgbouncerDown", 240, {"PgbouncerNotSeen", "TargetsMissing", "HikariConnectionsPending", "HikariTimeouts"}):
         on_host("docker", "stop", "bd-pgbouncer-audit")
@@ -110,7 +108,6 @@ def test_a_pooler_that_does_not_answer(watched: set[str]) -> None:
     gone("PgbouncerDown")
 
 
-@pytest.mark.full
 def test_hapi_is_down_and_then_restarted(watched: set[str]) -> None:
     name = replicas()[0].name
     with fault(watched, "HapiDown", 240, {"HapiReplicasMissing", "HapiMetricsMissing", "TargetsMissing"}):
