@@ -24,6 +24,7 @@ VALUES = ("-e", json.dumps({"monitoring_receivers": RECEIVERS, "monitoring_group
 PROMETHEUS, ALERTMANAGER = "http://127.0.0.1:9090", "http://127.0.0.1:9093"
 # The role's own test, and what is true of a pilot on which nobody has laid the job of the audit partitions.
 AT_REST = {"BdFhirMonitoringTest", "AuditPartitionJobSilent"}
+JOB = ("/usr/bin/python3", "/usr/local/lib/bd-fhir-audit", "run")
 
 
 def get(url: str) -> object:
@@ -115,3 +116,36 @@ def test_hapi_is_down_and_then_restarted(watched: set[str]) -> None:
     on_host("docker", "start", name)
     gone("HapiDown")
     until("HapiRestarted fires", 240, lambda: "HapiRestarted" in alerts())
+
+
+def test_a_vendor_with_three_in_ten_rejected(watched: set[str]) -> None:
+    """Assess counts, node_exporter shows what it has written, and the vendor is named."""
+    rows = ("INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
+            " SELECT now(), 'OPERATION', CASE WHEN n % 10 < 3 THEN 'REJECTED' ELSE 'ACCEPTED' END, 'vendor-of-the-test', 'POST', '/fhir', 200, 1, 'x'"
+            " FROM generate_series(1, 100) n")
+    with fault(watched, "VendorRejected", 240, {"ChangeDue", "PhaseLimitNear"}):
+        psql(rows, "bd-postgres-audit", database="auditdb")
+        ok("assess")
+    assert [name for name in query("bd_fhir_rejected_percent") if "vendor-of-the-test" in name]
+    psql("DELETE FROM audit.audit_events WHERE client_id = 'vendor-of-the-test'", "bd-postgres-audit", database="auditdb")
+    ok("assess")
+    gone("VendorRejected")
+
+
+def test_a_month_that_can_not_be_made(watched: set[str]) -> None:
+    """The next month is gone, and a session keeps the job from making it: the days that are left are told before an INSERT fails."""
+    ok("maintain_audit_partitions")
+    try:
+        month = psql("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '1 month', 'YYYY_MM')")
+        with fault(watched, "AuditPartitionsRunOut", 240, {"AuditPartitionJobFailed"}):
+            psql(f"DROP TABLE audit.audit_events_{month}", "bd-postgres-audit", database="auditdb")
+            held = "BEGIN; LOCK TABLE audit.audit_events IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(300)"
+            on_host("docker", "exec", "-d", "-e", "PGAPPNAME=holder", "bd-postgres-audit", "psql", "-U", "postgres", "-d", "auditdb", "-c", held)
+            until("it holds the table", 30, lambda: psql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock'", "bd-postgres-audit",
+                                                         database="auditdb") != "0")
+            on_host(*JOB, check=False)
+        psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'", "bd-postgres-audit")
+        on_host(*JOB)
+        gone("AuditPartitionsRunOut")
+    finally:
+        ok("rollback_maintain_audit_partitions")
