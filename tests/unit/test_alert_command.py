@@ -70,10 +70,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_what_begins_and_what_ends_is_told_once(site: Site) -> None:
     site.alerts = [alert("PoolFull"), alert("BdFhirMonitoringTest", "test")]
-    for _ in range(2):
+    for _again in range(2):
         assert site.run().returncode == 0
     site.alerts = []
-    for _ in range(2):
+    for _again in range(2):
         assert site.run().returncode == 0
     assert site.told() == [{"firing": ["PoolFull"], "resolved": []}, {"firing": [], "resolved": ["PoolFull"]}]
 
@@ -93,7 +93,7 @@ def test_an_alertmanager_that_is_down_is_told_after_a_while_and_once(site: Site)
     site.alerts = [alert("PoolFull")]
     site.run()
     site.alerts = None
-    for _ in range(5):
+    for _again in range(5):
         assert site.run().returncode == 0
     site.alerts = [alert("PoolFull")]
     site.run()

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, The dghs.bd_fhir developers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -89,7 +88,7 @@ def main() -> None:
         def log_message(self, *args: Any) -> None:
             """Nothing: a line for each scrape helps nobody."""
 
-    address, _, port = options.listen.rpartition(":")
+    address, port = options.listen.rsplit(":", 1)
     ThreadingHTTPServer((address, int(port)), Handler).serve_forever()
 
 
