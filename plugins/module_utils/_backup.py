@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ._backup_contents import (
+    AHEAD,
     CYCLING,
     OBJECTS,
     SEQUENCES,
@@ -243,6 +244,7 @@ class Snapshot:
             time.sleep(max(0.0, COUNTED_AFTER - (time.monotonic() - self.released)))
         found = Later(json.loads(self.session.value(SEQUENCES)), [item["name"] for item in self.session.rows(CYCLING)])
         if physical:
+            found.ahead = json.loads(self.session.value(AHEAD))
             found.written = since(self.before, self.counters())
             found.tables = frozenset(title(item["schema"], item["name"]) for item in self.session.rows(TABLES))
             found.objects = {kind: set(json.loads(self.session.value(objects_statement(kind)))) for kind in OBJECTS}

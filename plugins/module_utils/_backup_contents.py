@@ -107,6 +107,10 @@ OBJECTS = {
 TABLE_LIST = "SELECT coalesce(jsonb_agg(q), '[]')::text FROM (%s) q" % TABLES
 
 SEQUENCES = "SELECT coalesce(jsonb_object_agg(format('%I.%I', schemaname, sequencename), last_value), '{}')::text FROM pg_sequences"
+# How far a server that recovers may be ahead: it writes 32 values into its log before they are given out, counted in what a session keeps.
+AHEAD = """
+SELECT coalesce(jsonb_object_agg(format('%I.%I', schemaname, sequencename), increment_by * (32 + cache_size)), '{}')::text FROM pg_sequences
+"""
 CYCLING = "SELECT format('%I.%I', schemaname, sequencename) AS name FROM pg_sequences WHERE cycle"
 # A hole in a large object is restored as zeros, so zeros at the ends of a page count for nothing.
 LARGE_OBJECTS = (
@@ -209,8 +213,10 @@ def named(items: Iterable[str], most: int = 3) -> str:
     return ", ".join(ordered[:most]) + (" and %d more" % more if more > 0 else "")
 
 
-def sequence_differences(before: Mapping[str, Any], after: Mapping[str, Any], restored: Mapping[str, Any], cycling: Iterable[str]) -> list[str]:
-    """Compare sequences, which belong to no snapshot: a restored one stands between before and after the backup."""
+def sequence_differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], restored: Mapping[str, Any], cycling: Iterable[str], ahead: Mapping[str, int]
+) -> list[str]:
+    """Compare sequences, which belong to no snapshot: a restored one stands between before and after the backup, or as far ahead as it may."""
     found = []
     for name in sorted(set(before) & set(after)):
         if name in cycling:
@@ -223,7 +229,8 @@ def sequence_differences(before: Mapping[str, Any], after: Mapping[str, Any], re
             # None: nobody has taken a value yet.
             right = value is None if high is None else (low is None or value is not None)
         else:
-            right = min(low, high) <= value <= max(low, high)
+            furthest = high + ahead.get(name, 0)
+            right = min(low, high, furthest) <= value <= max(low, high, furthest)
         if not right:
             found.append("the sequence %s stands at %s, and stood at %s to %s while the backup was made" % (name, value, low, high))
     return found
@@ -248,6 +255,8 @@ class Later:
     written: Optional[Mapping[str, Written]] = None
     objects: Mapping[str, set[str]] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
+    # Sequence -> how far beyond its value of now the copy may be.
+    ahead: Mapping[str, int] = field(default_factory=dict)
 
 
 def explained(source: tuple[int, str], restored: tuple[int, str], written: Optional[Written]) -> bool:
@@ -278,7 +287,7 @@ def differences(source: Contents, restored: Contents, later: Later) -> list[str]
             found.append("missing %s: %s" % (kind, named(lost)))
         if extra:
             found.append("additional %s: %s" % (kind, named(extra)))
-    found += sequence_differences(source.sequences, later.sequences, restored.sequences, later.cycling)
+    found += sequence_differences(source.sequences, later.sequences, restored.sequences, later.cycling, later.ahead)
     if source.large_objects != restored.large_objects and later.written is None:
         found.append("%d large objects instead of %d, or other contents" % (restored.large_objects[0], source.large_objects[0]))
     return found

@@ -50,7 +50,7 @@ def schema() -> str:
 
 
 def partitioned() -> list[str]:
-    return psql("SELECT relname FROM pg_class WHERE relkind = 'p' ORDER BY 1").split()
+    return psql("SELECT relname FROM pg_class WHERE relkind = 'p' AND relname !~ '_bd_new$' ORDER BY 1").split()
 
 
 def parts(table: str) -> list[str]:
