@@ -162,14 +162,14 @@ def test_back_by_a_short_lock_under_load(before: dict[str, str]) -> None:
 
 
 def indexed() -> int:
-    """How many tables have the index that their preparation begins with, whole or half built."""
+    """How many tables that are not swapped yet have the index that their preparation begins with, whole or half built."""
     return int(psql("SELECT count(*) FROM pg_class WHERE relname ~ '^hfj_.*_bd_uk$' AND relkind = 'i' AND NOT relispartition"))
 
 
 @pytest.mark.parametrize(("moment", "condition"), [
     ("the first table is being prepared", lambda: indexed() > 0),
     ("the first table is swapped", lambda: len(partitioned()) == 1),
-    ("the third table is being prepared", lambda: indexed() > 2),
+    ("the third table is being prepared", lambda: len(partitioned()) == 2 and indexed() > 0),
     ("the fourth table is swapped", lambda: len(partitioned()) == 4),
 ])
 def test_killed_in_the_middle_and_gone_on_with(before: dict[str, str], moment: str, condition: Callable[[], bool]) -> None:
