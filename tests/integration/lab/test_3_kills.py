@@ -98,6 +98,7 @@ def test_a_killed_module_is_finished_by_the_next_play(two: None, moment: str) ->
     assert_settled(new)
 
 
+@pytest.mark.full
 def test_a_module_that_outlives_its_play_holds_the_lock_and_is_waited_for(two: None) -> None:
     new, arguments = other_release()
     doomed = Background("scale_hapi", *arguments)

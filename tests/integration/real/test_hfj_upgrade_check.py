@@ -121,6 +121,7 @@ def test_partitioned_tables_are_accepted(partitioned: Site, check: Run) -> None:
     assert "missing column [SP_URI]" in found["control"]["reason"]
 
 
+@pytest.mark.full
 def test_a_server_that_ends_and_what_a_killed_run_leaves(partitioned: Site, check: Run) -> None:
     child = os.fork()
     if child == 0:

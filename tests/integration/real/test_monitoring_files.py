@@ -160,6 +160,7 @@ def test_each_replica_is_found_by_itself_and_each_target_says_where_it_belongs(r
     assert {item["side"] for item in labels if "side" in item} == {"fhir", "audit", "fhir-replica"}
 
 
+@pytest.mark.full
 def test_a_site_with_its_own_gets_the_files_and_only_what_it_wants(render: Render) -> None:
     targets = {"node": "10.0.0.5:9100", "postgres-fhir": "10.0.0.6:9187", "alertmanager": "alerts:9093"}
     out = render(monitoring_components=["pgbouncer_exporter"], monitoring_targets=targets)
