@@ -77,7 +77,7 @@ replicas:
       type: str
       sample: bd-fhir-national-hapi-1
     ok:
-      description: Whether every step went as it should.
+      description: Whether every step went as it should. In check mode V(false), since none was made.
       type: bool
       sample: true
     id:
@@ -312,7 +312,7 @@ def main() -> None:
             trip.run()
             found = judge(replica, trip)
         result["changed"] = result["changed"] or bool(trip.id) or module.check_mode and replica.running
-        result["replicas"].append({"name": replica.name, "ok": not found, "id": trip.id, "steps": trip.steps})
+        result["replicas"].append({"name": replica.name, "ok": bool(trip.steps) and not found, "id": trip.id, "steps": trip.steps})
         result["findings"] += found
     failed = failed_on(result["findings"], params["fail_on"])
     if failed:

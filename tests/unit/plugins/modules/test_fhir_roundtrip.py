@@ -190,6 +190,8 @@ def test_check_mode_sends_nothing(run):
     store = Store()
     rc, result = run(store, _ansible_check_mode=True)
     assert (result["changed"], result["replicas"][0]["steps"], store.marks) == (True, [], [])
+    # What was not looked at is not well.
+    assert result["replicas"][0]["ok"] is False
 
 
 @pytest.mark.parametrize("resource", [{"status": "final"}, {"resourceType": "Patient", "identifier": "x"}])
