@@ -151,13 +151,15 @@ SELECT coalesce(nullif(r.application_name, ''), r.client_addr::text, 'pid ' || r
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.replay_lsn)::bigint AS lag_bytes
   FROM pg_catalog.pg_stat_replication r WHERE r.state <> 'backup' ORDER BY 1
 """
-# Without sizes, which would wait for a lock on each table.
+# Without sizes, which would wait for a lock on each table. One of HAPI's that is partitioned is looked at also when its foreign key is gone.
 CANDIDATES = """
 SELECT DISTINCT c.relname::text AS name
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
  WHERE k.contype = 'f' AND n.nspname = %(schema)s AND f.relnamespace = n.oid AND f.relname = %(resource)s
-   AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND k.conparentid = 0 ORDER BY 1
+   AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND k.conparentid = 0
+UNION SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relkind = 'p' AND NOT c.relispartition AND pg_catalog.left(c.relname::text, 4) = 'hfj_' ORDER BY 1
 """
 # Whose CHECK refuses ids from N on. The definition of a constraint is read without a lock on its table.
 WAITING = """
