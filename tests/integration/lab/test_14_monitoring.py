@@ -9,12 +9,15 @@ For each fault there is a list of the alerts that may fire; the right one has to
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from pilot_host import PROJECT, ok, on_host, replicas, until
+from load import Load
+from pilot_host import PROJECT, healthy, ok, on_host, owner_up, replicas, until
+from standby import SMALL, STANDBY
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
@@ -24,6 +27,8 @@ VALUES = ("-e", json.dumps({"monitoring_receivers": RECEIVERS, "monitoring_group
 PROMETHEUS, ALERTMANAGER = "http://127.0.0.1:9090", "http://127.0.0.1:9093"
 # The role's own test, and what is true of a pilot on which nobody has laid the job of the audit partitions.
 AT_REST = {"BdFhirMonitoringTest", "AuditPartitionJobSilent"}
+# Little more than what HAPI holds on to, so that collections free next to nothing.
+SMALL_HEAP = "190m"
 JOB = ("/usr/bin/python3", "/usr/local/lib/bd-fhir-audit", "run")
 
 
@@ -62,14 +67,24 @@ def watched(pilot: None) -> Iterator[set[str]]:
 
 @contextmanager
 def fault(rest: set[str], wanted: str, seconds: float, allowed: set[str]) -> Iterator[None]:
-    """Within the block there is a fault: its alert fires in time, none outside of the list does, and after the repair it ends."""
+    """Within the block a fault is made: its alert fires in time, and none outside of the list does until then."""
+    begun = time.monotonic()
     yield
-    until(f"{wanted} fires", seconds, lambda: wanted in alerts())
-    assert alerts() - rest <= {wanted, *allowed}
+    seen: set[str] = set()
+    while wanted not in seen:
+        assert time.monotonic() - begun < seconds, f"{wanted} does not fire within {seconds} s; there were {sorted(seen)}"
+        time.sleep(2)
+        seen |= alerts()
+    print(f"{wanted} after {time.monotonic() - begun:.0f} s, with {sorted(seen - rest - {wanted})}")
+    assert seen - rest <= {wanted, *allowed}
 
 
 def gone(wanted: str, seconds: float = 420) -> None:
-    until(f"{wanted} ends", seconds, lambda: wanted not in alerts())
+    begun = time.monotonic()
+    while wanted in alerts():
+        assert time.monotonic() - begun < seconds, f"{wanted} does not end within {seconds} s"
+        time.sleep(2)
+    print(f"{wanted} ended after {time.monotonic() - begun:.0f} s")
 
 
 def test_a_login_that_fails_is_told_and_mended(watched: set[str]) -> None:
@@ -100,6 +115,80 @@ def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
         until("they are gone", 30, lambda: psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'leaker'") == "0")
         psql("DROP ROLE leaker")
     gone("PostgresConnectionsExhausted")
+
+
+def test_a_pool_whose_connections_are_all_held(watched: set[str]) -> None:
+    """A lock keeps every statement of HAPI's waiting: no connection comes back to the pool, and requests wait for one."""
+    may = {"HikariTimeouts", "HikariPoolFull", "SlowRequest", "RequestErrors", "RequestsSlow", "IdleInTransaction", "HapiDown", "TargetDown"}
+    with Load(rate=12, workers=14):
+        with fault(watched, "HikariConnectionsPending", 180, may):
+            held = "BEGIN; LOCK TABLE hfj_spidx_token IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(400)"
+            on_host("docker", "exec", "-d", "-e", "PGAPPNAME=holder", "bd-postgres-fhir", "psql", "-U", "postgres", "-d", "fhirdb", "-c", held)
+        psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'")
+        gone("HikariConnectionsPending", 120)
+    gone("HikariTimeouts")
+
+
+def test_dead_rows_that_autovacuum_does_not_remove(watched: set[str]) -> None:
+    """A hint and no more: nothing of ours has vacuumed the table when the alert has fired."""
+    vacuumed = "SELECT coalesce(last_vacuum, last_autovacuum) IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'left_alone'"
+    psql("""
+CREATE TABLE left_alone (id integer) WITH (autovacuum_enabled = off);
+INSERT INTO left_alone SELECT generate_series(1, 40000);
+ANALYZE left_alone;
+UPDATE left_alone SET id = id + 1""", database="fhirdb")
+    try:
+        with fault(watched, "DeadRows", 780, set()):
+            pass
+        assert psql(vacuumed, database="fhirdb") == "f"
+        psql("VACUUM left_alone", database="fhirdb")
+        gone("DeadRows", 180)
+    finally:
+        psql("DROP TABLE left_alone", database="fhirdb")
+
+
+def test_a_standby_that_is_cut_off(watched: set[str]) -> None:
+    """Packets between the two servers are dropped: both go on to answer, and nothing that reads as a lag of 0 may be taken for well."""
+    ok("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
+    ok("monitor", *VALUES)
+    until("the standby is seen", 120, lambda: query("bd_fhir_pg_standby_receiving"))
+    assert set(query("bd_fhir_pg_standby_receiving").values()) == {1.0}
+    pid = on_host("docker", "inspect", "--format", "{{.State.Pid}}", f"bd-fhir-national-{STANDBY}-1").strip()
+
+    def wall(action: str) -> None:
+        for chain, port in (("OUTPUT", "--dport"), ("INPUT", "--sport")):
+            on_host("nsenter", "-t", pid, "-n", "iptables", action, chain, "-p", "tcp", port, "5432", "-j", "DROP")
+
+    try:
+        with fault(watched, "StandbyNotStreaming", 300, {"PrimaryWithoutStandby", "StandbyLag"}):
+            wall("-I")
+        assert set(query('up{job="postgres"}').values()) == {1.0}
+        until("the primary tells it too", 180, lambda: "PrimaryWithoutStandby" in alerts())
+        wall("-D")
+        gone("StandbyNotStreaming")
+        gone("PrimaryWithoutStandby")
+    finally:
+        ok("rollback_add_read_replica")
+        ok("monitor", *VALUES)
+
+
+def test_a_heap_that_is_too_small(watched: set[str]) -> None:
+    """The owner gives HAPI less heap than it needs under load."""
+    compose, kept = f"{PROJECT}/docker-compose.yml", "/var/tmp/docker-compose.yml.kept"
+    on_host("cp", "-p", compose, kept)
+    try:
+        on_host("sed", "-i", f"s/^      HAPI_IG_VERSION: .*/&\\n      JAVA_MAX_HEAP: {SMALL_HEAP}/", compose)
+        owner_up()
+        until("HAPI is up again", 300, lambda: healthy(1))
+        may = {"GarbageCollection", "HapiRestarted", "RequestsSlow", "SlowRequest", "HikariConnectionsPending"}
+        with Load(rate=4, workers=4), fault(watched, "HeapNearlyFull", 600, may):
+            pass
+    finally:
+        on_host("cp", "-p", kept, compose)
+        on_host("rm", kept)
+        owner_up()
+    until("HAPI is up again", 300, lambda: healthy(1))
+    gone("HeapNearlyFull")
 
 
 def test_a_pooler_that_does_not_answer(watched: set[str]) -> None:

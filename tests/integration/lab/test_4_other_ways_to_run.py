@@ -30,7 +30,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("verb", "args"), [
-    ("assess", ()), ("scale_hapi", ("--check", "--diff")), ("scale_regional", ("--check",)), ("rollback_scale_regional", ()),
+    ("assess", ()), pytest.param("scale_hapi", ("--check", "--diff"), marks=pytest.mark.full), ("scale_regional", ("--check",)),
+    pytest.param("rollback_scale_regional", (), marks=pytest.mark.full),
 ])
 def test_the_built_tarball_runs_the_verbs(installed: Path, tmp_path: Path, verb: str, args: tuple[str, ...]) -> None:
     untouched = snapshot()

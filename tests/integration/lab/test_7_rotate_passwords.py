@@ -194,7 +194,8 @@ MOMENTS: dict[str, Callable[[str], object]] = {
 }
 
 
-@pytest.mark.parametrize("moment", [pytest.param(name, marks=[] if name == "database_away" else [pytest.mark.full]) for name in MOMENTS])
+@pytest.mark.full
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_rotation_is_finished_by_the_next(two: None, moment: str) -> None:
     old = password()
     doomed = Background("rotate_passwords", *APP, *CONSENT, *AGAIN)
