@@ -36,10 +36,10 @@ SEARCHES = {
 }
 
 
-def step(site: HapiTables, name: str) -> tuple[dict[str, Any], float]:
+def step(site: HapiTables, name: str, table: str = TOKEN, **more: object) -> tuple[dict[str, Any], float]:
     """Run one step of the module as Ansible does; returns its result and the seconds that it took."""
     login = {"service": "postgres", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD"}
-    args = {"project_dir": str(site.dir), **login, "table": TOKEN, "step": name}
+    args = {"project_dir": str(site.dir), **login, "table": table, "step": name, **more}
     said = io.StringIO()
     begin = time.monotonic()
     with patch_module_args(args), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
@@ -105,7 +105,7 @@ def main() -> None:
     whole: dict[str, list[float]] = {name: [] for name in SIZES}
     copies: dict[str, list[float]] = {name: [] for name in SIZES}
     rows: dict[str, int] = {}
-    times: dict[str, dict[str, dict[str, float]]] = {}
+    times: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sites = {name: HapiTables(Path(folder) / name, f"part-{name}") for name in SIZES}
         try:
@@ -117,13 +117,14 @@ def main() -> None:
                 rows[name] = int(site.script(f"SELECT count(*) FROM {TOKEN}"))
                 site.script("VACUUM (PARALLEL 0, ANALYZE)")
                 print(f"{name}: {rows[name]} rows in {time.monotonic() - begin:.0f} s", file=sys.stderr)
-                times[name] = {"plain": searches(site, SIZES[name])}
+                times[name] = {"plain": [], "partitioned": []}
             for number in range(ROUNDS):
                 # In turn, so that both sizes and both ways see the same machine.
                 for name, site in sites.items():
                     if number < (3 if name == "large" else 1):
                         copies[name].append(copied(site))
                         print(f"{name} {number}: copy {copies[name][-1]:.0f} ms", file=sys.stderr)
+                    times[name]["plain"].append(searches(site, SIZES[name]))
                     prepared = step(site, "prepare")[1]
                     # What the index has left to be written would compete with the lock; in a real run a calm hour lies between the two.
                     site.script("CHECKPOINT")
@@ -131,20 +132,21 @@ def main() -> None:
                     print(f"{name} {number}: prepare {prepared:.1f} s, lock {result['lock']}", file=sys.stderr)
                     locks[name].append(result["lock"]["held_ms"])
                     whole[name].append(prepared + swapped)
-                    if number == ROUNDS - 1:
-                        site.script("VACUUM (PARALLEL 0, ANALYZE)")
-                        times[name]["partitioned"] = searches(site, SIZES[name])
+                    site.script("ANALYZE")
+                    times[name]["partitioned"].append(searches(site, SIZES[name]))
                     step(site, "undo")
         finally:
             for site in sites.values():
                 site.remove()
     lock = {name: statistics.median(values) for name, values in locks.items()}
     copy = {name: statistics.median(values) for name, values in copies.items()}
+    medians = {name: {way: {search: statistics.median(row[search] for row in rounds) for search in SEARCHES} for way, rounds in ways.items()}
+               for name, ways in times.items()}
     publish("partition", {
         "attach_lock_ms_small": lock["small"], "attach_lock_ms_large": lock["large"], "copy_lock_ms_large": copy["large"],
         "copy_over_attach": copy["large"] / lock["large"], "large_over_small": lock["large"] / lock["small"],
     }, {
-        "rows": rows, "locks_ms": locks, "copies_ms": copies, "attach_seconds": whole, "searches_median_ms": times,
+        "rows": rows, "locks_ms": locks, "copies_ms": copies, "attach_seconds": whole, "searches_median_ms": medians, "searches_ms": times,
     })
 
 
