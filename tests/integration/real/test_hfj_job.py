@@ -272,6 +272,24 @@ def test_the_end_of_the_partitions(site: Site, do: Callable[..., Any], job: Job)
     assert 'findings{severity="error"} 0' in found["text"]
 
 
+def test_a_table_that_has_lost_its_foreign_key(site: Site, do: Callable[..., Any], job: Job, run: Callable[..., dict[str, Any]]) -> None:
+    """Its name alone tells that it is HAPI's: it still gets partitions, it is found without being named, and can go back."""
+    bound = do("prepare", "swap")["partitions"][0]["upper"]
+    key = site.script(f"SELECT conname FROM pg_constraint WHERE conrelid = '{TOKEN}'::regclass AND contype = 'f'")
+    site.script(f"ALTER TABLE {TOKEN} DROP CONSTRAINT {key}")
+    site.sequence_at(bound + 5000)
+    found = job()
+    assert [(row["table"], row["state"]) for row in found["tables"]] == [(TOKEN, "swapped")]
+    assert {step["action"] for step in found["steps"]} == {"add_partition"}
+    assert metric(found, "partitions_ahead") >= 2
+    told = run(
+        hfj_partition_info, project_dir=str(site.dir), service="postgres", login_password_variable="FHIR_DB_SUPERUSER_PASSWORD", sample=False,
+    )  # fmt: skip
+    assert TOKEN in [row["table"] for row in told["tables"]]
+    do("undo")
+    assert int(site.script(PARTS % TOKEN)) == 0
+
+
 def test_an_operator_who_changes_the_deployment(site: Site, do: Callable[..., Any], job: Job, tmp_path: Path) -> None:
     bound = do("prepare", "swap")["partitions"][0]["upper"]
     site.sequence_at(bound + 5000)
