@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import uuid
 from pathlib import Path
@@ -21,6 +22,13 @@ def docker(*args: str, check: bool = True, cwd: Path | None = None, stdin: str |
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(args)}: rc {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on at an address of this machine."""
+    with socket.socket() as item:
+        item.bind((address, 0))
+        return int(item.getsockname()[1])
 
 
 class Project:

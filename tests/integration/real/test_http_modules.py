@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import pytest
 from ansible_collections.dghs.bd_fhir import plugins
 from ansible_collections.dghs.bd_fhir.plugins.modules import balance_info, hapi_metadata_info
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker, free_port
 from ansible_collections.dghs.bd_fhir.tests.unit.plugins import http_stub
 
 pytestmark = pytest.mark.engine
@@ -66,12 +65,6 @@ import http_stub
 http_stub.Hapi(os.environ["VERSION"], address="0.0.0.0", port=8080)
 threading.Event().wait()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

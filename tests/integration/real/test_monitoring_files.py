@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+import time
+import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import image
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker, free_port
 
 pytestmark = pytest.mark.engine
 
@@ -212,3 +218,111 @@ def test_what_is_told_once_is_what_the_documentation_says(render: Render) -> Non
     rules = {item["source_matchers"][0].split('"')[1]: set(item["target_matchers"][0].split('"')[1].split("|")) for item in found}
     assert rules == told
     assert all(item["equal"][0] == "deployment" for item in found)
+
+
+class Hub:
+    """Where messages arrive: an HTTP server and a mail server at the address that containers know this machine by."""
+
+    def __init__(self) -> None:
+        self.address = docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge").strip()
+        self.posted: list[tuple[str, str, dict[str, Any]]] = []
+        self.mails: list[Any] = []
+        hub = self
+
+        class Posts(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hub.posted.append((self.path, self.headers.get("Authorization", ""), json.loads(body)))
+                # PagerDuty's answer; the others are content with any 2xx.
+                self.send_response(202 if self.path == "/pager" else 200)
+                self.end_headers()
+                self.wfile.write(b'{"status": "success"}')
+
+        class Mails(Message):
+            def handle_message(self, message: Any) -> None:
+                hub.mails.append(message)
+
+        self.http = ThreadingHTTPServer((self.address, 0), Posts)
+        self.smtp = Controller(Mails(), hostname=self.address, port=free_port(self.address))
+
+    def __enter__(self) -> Hub:
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.smtp.start()
+        return self
+
+    def __exit__(self, *dummy: object) -> None:
+        self.http.shutdown()
+        self.smtp.stop()
+
+    def of(self, path: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(secret, body) for where, secret, body in self.posted if where == path]
+
+    def counts(self) -> tuple[int, int, int, int]:
+        return len(self.mails), len(self.of("/chat")), len(self.of("/pager")), len(self.of("/hub?a=b"))
+
+
+SUMMARY = "\u09aa\u09cd\u09b0 \"x\""
+
+
+@pytest.mark.full
+def test_messages_of_each_kind_arrive(render: Render, tmp_path: Path) -> None:
+    """By the real Alertmanager with the role's configuration; who wants only critical ones is told of no warning."""
+    with Hub() as hub:
+        url = f"http://{hub.address}:{hub.http.server_port}"
+        receivers = [
+            {"name": "night", "type": "mail", "to": "ops@example.org", "from": "fhir@example.org", "require_tls": False,
+             "smarthost": f"{hub.address}:{hub.smtp.port}"},
+            {"name": "chat", "type": "slack", "channel": "#fhir: yes", "secret_variable": "SLACK_URL", "severities": ["critical", "warning"]},
+            {"name": "pager", "type": "pagerduty", "secret_variable": "PAGER_KEY", "severities": ["critical"], "url": f"{url}/pager"},
+            {"name": "hub", "type": "webhook", "url": f"{url}/hub?a=b", "secret_variable": "HUB_TOKEN"},
+        ]
+        out = render(only=["alertmanager.yml"], monitoring_group_wait="1s", monitoring_group_interval="2s", monitoring_receivers=receivers)
+        secrets = tmp_path / "secrets"
+        secrets.mkdir()
+        for name, text in (("chat", f"{url}/chat"), ("pager", "pager-S3cret"), ("hub", "hub-S3cret")):
+            (secrets / f"monitoring_receiver_{name}").write_text(text)
+        # Its user is nobody, as the official image's is.
+        for folder in (tmp_path, out, secrets):
+            folder.chmod(0o755)
+        mounts = ("--volume", f"{out}:/etc/alertmanager:ro", "--volume", f"{secrets}:/run/secrets:ro")
+        server = docker("run", "-d", *mounts, image("alertmanager")).strip()
+        try:
+            address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server).strip()
+
+            def until(what: str, condition: Callable[[], object]) -> None:
+                end = time.monotonic() + 30
+                while not condition():
+                    assert time.monotonic() < end, f"{what}: {hub.counts()} {hub.posted}\n{docker('logs', server)}"
+                    time.sleep(0.3)
+
+            def up() -> bool:
+                try:
+                    return bool(urllib.request.urlopen(f"http://{address}:9093/-/ready", timeout=5).status == 200)
+                except OSError:
+                    return False
+
+            def send(name: str, severity: str, **more: str) -> None:
+                labels = {"alertname": name, "severity": severity, "deployment": "bd"}
+                body = json.dumps([{"labels": labels, "annotations": {"summary": SUMMARY}, **more}]).encode()
+                request = urllib.request.Request(f"http://{address}:9093/api/v2/alerts", body, {"Content-Type": "application/json"})
+                assert urllib.request.urlopen(request, timeout=10).status == 200
+
+            until("it is up", up)
+            send("Warned", "warning")
+            until("the warning is told", lambda: hub.counts() == (1, 1, 0, 1))
+            send("Broken", "critical")
+            until("it is told to all", lambda: hub.counts() == (2, 2, 1, 2))
+            assert (hub.mails[1]["To"], hub.mails[1]["From"]) == ("ops@example.org", "fhir@example.org")
+            assert "Broken" in hub.mails[1]["Subject"]
+            page = hub.of("/pager")[0][1]
+            assert (page["routing_key"], page["event_action"], page["payload"]["severity"]) == ("pager-S3cret", "trigger", "error")
+            assert hub.of("/chat")[1][1]["channel"] == "#fhir: yes"
+            secret, told = hub.of("/hub?a=b")[1]
+            assert secret == "Bearer hub-S3cret"
+            assert [(item["labels"]["alertname"], item["annotations"]["summary"]) for item in told["alerts"]] == [("Broken", SUMMARY)]
+            send("Broken", "critical", startsAt="2026-01-01T00:00:00Z", endsAt="2026-01-01T00:01:00Z")
+            until("its end is told to all", lambda: hub.counts() == (3, 3, 2, 3))
+            assert hub.of("/pager")[1][1]["event_action"] == "resolve"
+            assert "RESOLVED" in hub.mails[2]["Subject"]
+        finally:
+            docker("rm", "-f", "-v", server)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -20,18 +19,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import ENV, Databases, image
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker, free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.full]
 
 # Case 17: characters that break a DSN.
 WORD = "p#=@{x"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Site(Databases):

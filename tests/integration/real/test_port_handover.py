@@ -30,7 +30,7 @@ import pytest
 import yaml
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _change
 from ansible_collections.dghs.bd_fhir.plugins.modules import port_handover
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import IMAGE, Project, docker, free_port
 
 pytestmark = pytest.mark.engine
 
@@ -207,12 +207,6 @@ def wait_for(predicate: Callable[[], Any], seconds: float = 60) -> None:
     while not predicate():
         assert time.monotonic() < ends, "it did not come about in time"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as item:
-        item.bind(("127.0.0.1", 0))
-        return int(item.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
