@@ -183,6 +183,15 @@ def address_of(container: Container, port: int = 0) -> str:
     return choose_address(addresses, port) if port else addresses[0]
 
 
+def login_to(docker: Docker, container: Container, params: dict[str, Any], database: str, port: int = DEFAULT_PORT) -> Login:
+    """Return the login that a module's parameters (fragment postgres) give to the server of a container.
+
+    Raises PostgresError when there is no password or no address, ComposeError when the environment file can't be read.
+    """
+    password = secret_of(docker, params["login_password"], params["login_password_variable"])
+    return Login(address_of(container, port), port, params["login_user"], password, database, params["connect_timeout"])
+
+
 def driver() -> Any:
     """Return the module psycopg2. Raises PostgresError that names the package to install."""
     try:

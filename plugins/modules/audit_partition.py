@@ -234,9 +234,8 @@ from ..module_utils._partition_catalog import (
     table_report,
 )
 from ..module_utils._partitions import PartitionError, Server, Settings, Step, unusable
-from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to
 
-PORT = 5432
 
 # What must not be left of a table, or rows are or will be refused or lie in the wrong place. Others are told and no failure.
 UNSETTLED = (
@@ -297,9 +296,7 @@ class Upkeep:
             raise PartitionError("lock_tries is %d. It takes 1 to 1000." % params["lock_tries"])
         docker = Docker.from_module(module)
         self.guard = ChangeGuard.for_docker(module, docker)
-        password = secret_of(docker, params["login_password"], params["login_password_variable"])
-        container = container_of(docker, params["service"])
-        self.login = Login(address_of(container, PORT), PORT, params["login_user"], password, params["database"], params["connect_timeout"])
+        self.login = login_to(docker, container_of(docker, params["service"]), params, params["database"])
         self.errors: dict[str, list[str]] = {}
 
     def run(self) -> None:

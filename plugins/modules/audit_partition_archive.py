@@ -291,7 +291,7 @@ from ..module_utils._partition_catalog import (
     step_report,
 )
 from ..module_utils._partitions import Parent, Partition, PartitionError, Step, plan, resolve_zone, unusable
-from ..module_utils._postgres import DEFAULT_PORT, LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to
 
 # Seconds. Rows that refer to a large month are looked for.
 READ_TIMEOUT = 3600
@@ -353,10 +353,8 @@ class Retention:
         self.patience = (params["lock_timeout_seconds"], params["lock_tries"])
         self.directory = os.path.abspath(params["directory"] or os.path.join(docker.project_dir, "backups/audit"))
         self.container = container_of(docker, params["service"])
-        password = secret_of(docker, params["login_password"], params["login_password_variable"])
-        module.no_log_values.add(password)
-        address = address_of(self.container, DEFAULT_PORT)
-        self.login = Login(address, DEFAULT_PORT, params["login_user"], password, params["database"], params["connect_timeout"])
+        self.login = login_to(docker, self.container, params, params["database"])
+        module.no_log_values.add(self.login.password)
         self.errors: dict[str, str] = {}
         # Tables as they are now, or will be by what was predicted.
         self.parents: dict[str, Parent] = {}

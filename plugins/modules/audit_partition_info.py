@@ -245,9 +245,8 @@ from ..module_utils._partition_catalog import (
     table_report,
 )
 from ..module_utils._partitions import PartitionError
-from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to
 
-PORT = 5432
 # Seconds; somebody who holds a lock on a partition must not keep a check waiting.
 LOCK_TIMEOUT = 10
 
@@ -297,9 +296,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     moment = moment_of(params["now"])
     check_options(params)
     docker = Docker.from_module(module)
-    password = secret_of(docker, params["login_password"], params["login_password_variable"])
-    container = container_of(docker, params["service"])
-    login = Login(address_of(container, PORT), PORT, params["login_user"], password, params["database"], params["connect_timeout"])
+    login = login_to(docker, container_of(docker, params["service"]), params, params["database"])
     with connect(login) as session:
         session.execute("SET default_transaction_read_only = on")
         session.execute("SET lock_timeout = '%ds'" % LOCK_TIMEOUT)

@@ -295,7 +295,7 @@ from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import finding
 from ..module_utils._lock import LOCK_ARGUMENTS, HostLock, LockError
-from ..module_utils._postgres import DEFAULT_PORT, LOGIN_ARGUMENTS, Login, PostgresError, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, connect, container_of, login_to
 
 NOTHING_CHECKED: dict[str, Any] = {
     "restored": False,
@@ -463,16 +463,8 @@ class Run:
                 )
             )
         container = container_of(self.docker, self.service)
-        password = secret_of(self.docker, self.params["login_password"], self.params["login_password_variable"])
-        self.module.no_log_values.add(password)
-        login = Login(
-            address_of(container, DEFAULT_PORT),
-            DEFAULT_PORT,
-            self.params["login_user"],
-            password,
-            self.database,
-            self.params["connect_timeout"],
-        )
+        login = login_to(self.docker, container, self.params, self.database)
+        self.module.no_log_values.add(login.password)
         with connect(login) as session:
             server = making.read_server(self.docker, container, session)
         method, stanza = self.choose(server)

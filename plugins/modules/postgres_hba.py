@@ -243,9 +243,8 @@ from ..module_utils._hba import (
     torn,
 )
 from ..module_utils._parameters import faults as parameter_faults, others_reloaded, read_settings
-from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, connect, container_of, login_to
 
-PORT = 5432
 # Beside the file, only while it is written.
 NEW = ".bd_fhir.new"
 OLD = ".bd_fhir.old"
@@ -344,8 +343,7 @@ class Run:
         self.hba_file = ""
 
     def login(self, container: Container) -> Login:
-        password = secret_of(self.docker, self.params["login_password"], self.params["login_password_variable"])
-        return Login(address_of(container, PORT), PORT, self.params["login_user"], password, "postgres", self.params["connect_timeout"])
+        return login_to(self.docker, container, self.params, "postgres")
 
     # -- reading
 

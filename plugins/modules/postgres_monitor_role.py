@@ -120,9 +120,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._passwords import kind_of, matches, scram_verifier, unusable
-from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to, secret_of
 
-PORT = 5432
 ROLE = """
 SELECT rolcanlogin AS login, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls AS privileged,
        pg_catalog.pg_has_role(oid, 'pg_monitor', 'USAGE') AS monitor,
@@ -191,15 +190,7 @@ class MonitorRole:
             why = unusable(self.password)
             if why:
                 raise MonitorRoleError("Nothing was changed: the password in %s can't be used: %s." % (params["password_variable"], why))
-        container = container_of(self.docker, self.service)
-        self.login = Login(
-            address_of(container, PORT),
-            PORT,
-            params["login_user"],
-            secret_of(self.docker, params["login_password"], params["login_password_variable"]),
-            params["database"],
-            params["connect_timeout"],
-        )
+        self.login = login_to(self.docker, container_of(self.docker, self.service), params, params["database"])
 
     def run(self) -> dict[str, Any]:
         """Converge and return the result."""

@@ -159,9 +159,8 @@ from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import finding
 from ..module_utils._passwords import kind_of, matches, scram_verifier, unusable
-from ..module_utils._postgres import LOGIN_ARGUMENTS, Login, PostgresError, Session, address_of, connect, container_of, secret_of
+from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to, secret_of
 
-PORT = 5432
 SLOT = re.compile(r"[a-z0-9_]{1,63}\Z")
 ROLE = """
 SELECT rolcanlogin AS login, rolreplication AS replication, rolsuper AS superuser, rolpassword AS verifier,
@@ -239,15 +238,7 @@ class Replication:
             why = unusable(self.password)
             if why:
                 raise ReplicationError("The password in %s can't be used: %s. Set another one." % (params["password_variable"], why))
-        container = container_of(self.docker, self.service)
-        self.login = Login(
-            address_of(container, PORT),
-            PORT,
-            params["login_user"],
-            secret_of(self.docker, params["login_password"], params["login_password_variable"]),
-            "postgres",
-            params["connect_timeout"],
-        )
+        self.login = login_to(self.docker, container_of(self.docker, self.service), params, "postgres")
         self.actions: list[str] = []
         self.findings: list[dict[str, Any]] = []
 
