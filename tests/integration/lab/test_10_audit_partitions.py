@@ -256,6 +256,7 @@ def kept(before: str) -> None:
     ok("maintain_audit_partitions")
 
 
+@pytest.mark.full
 def test_check_on_a_host_without_the_job_tells_the_truth(before: str) -> None:
     untouched = snapshot()
     dry = ok("maintain_audit_partitions", "--check", "--diff")
@@ -328,6 +329,7 @@ def test_case_88_cron_itself_runs_the_line_and_needs_nobody(kept: None) -> None:
     assert scheduled_command().endswith(f"run --scheduled --log {LOG}")
 
 
+@pytest.mark.full
 def test_the_line_is_one_that_cron_takes(kept: None) -> None:
     assert on_host("stat", "-c", "%U %a %h %F", CRON).strip() == "root 644 1 regular file"
     assert "%" not in scheduled_command()
@@ -411,6 +413,7 @@ def test_what_could_not_be_looked_at_is_told(kept: None, damage: Callable[[], Ab
     assert metric()["up"] == 1
 
 
+@pytest.mark.full
 def test_a_renamed_container_is_found_by_its_labels(kept: None) -> None:
     on_host("docker", "rename", "bd-postgres-audit", "bd-postgres-audit-old")
     try:
@@ -423,6 +426,7 @@ def test_a_renamed_container_is_found_by_its_labels(kept: None) -> None:
 HALF_OF_2028 = [f"{table}_2028_{month:02d}" for table in TABLES for month in range(1, 7)]
 
 
+@pytest.mark.full
 def test_case_86_the_clock_at_the_end_of_what_was_made_in_advance(kept: None) -> None:
     code, out = check("--now", DECEMBER)
     assert code == 1, out

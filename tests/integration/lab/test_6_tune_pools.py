@@ -229,8 +229,9 @@ def untuned(scaled: None) -> None:
     assert (pool_size(), max_connections()) == (20, 30)
 
 
-@pytest.mark.parametrize("moment", [pytest.param(name, marks=[] if name == "pooler_stopped" else [pytest.mark.full]) for name in MOMENTS])
-@pytest.mark.parametrize("whom", ["play", pytest.param("module", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("whom", ["play", "module"])
 def test_a_killed_run_is_finished_by_the_next(untuned: None, moment: str, whom: str) -> None:
     since = len(journal())
     with Load(announced=True) as load:
