@@ -92,7 +92,8 @@ def test_three_replicas_need_nothing(before: dict[str, str]) -> None:
 def test_a_window_needs_consent_and_the_plan_says_how_long(before: dict[str, str]) -> None:
     untouched = snapshot()
     result = ok("tune_pools", *FIVE, "--check", "--diff")
-    for part in ("max_connections 30 to 40", "default_pool_size 20 to 30", f"Retry-After {RETRY_AFTER}", f"{WINDOW}", "pgbouncer_allow_window"):
+    for part in ("max_connections 30 to 40", "default_pool_size 20 to 30", f"Retry-After {RETRY_AFTER}", f"{WINDOW}", "pgbouncer_allow_window",
+                 "check: nothing was changed; a real run would be refused"):
         assert part in " ".join(result.out.split()), part
     refused = play("tune_pools", *FIVE)
     assert refused.rc != 0
