@@ -196,11 +196,13 @@ def test_a_vendor_with_three_in_ten_rejected(watched: set[str]) -> None:
     rows = ("INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
             " SELECT now(), 'OPERATION', CASE WHEN n % 10 < 3 THEN 'REJECTED' ELSE 'ACCEPTED' END, 'vendor-of-the-test', 'POST', '/fhir', 200, 1, 'x'"
             " FROM generate_series(1, 100) n")
-    with fault(watched, "VendorRejected", 240, {"ChangeDue", "PhaseLimitNear"}):
-        psql(rows, "bd-postgres-audit", database="auditdb")
-        ok("assess")
-    assert [name for name in query("bd_fhir_rejected_percent") if "vendor-of-the-test" in name]
-    psql("DELETE FROM audit.audit_events WHERE client_id = 'vendor-of-the-test'", "bd-postgres-audit", database="auditdb")
+    try:
+        with fault(watched, "VendorRejected", 240, {"ChangeDue", "PhaseLimitNear"}):
+            psql(rows, "bd-postgres-audit", database="auditdb")
+            ok("assess")
+        assert [name for name in query("bd_fhir_rejected_percent") if "vendor-of-the-test" in name]
+    finally:
+        psql("DELETE FROM audit.audit_events WHERE client_id = 'vendor-of-the-test'", "bd-postgres-audit", database="auditdb")
     ok("assess")
     gone("VendorRejected")
 
