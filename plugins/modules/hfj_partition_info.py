@@ -152,6 +152,21 @@ tables:
       type: list
       elements: dict
       sample: []
+    guard:
+      description:
+        - Of HFJ_RESOURCE, the table that keeps (RES_TYPE, FHIR_ID) unique over its partitions, or that would be made with O(unique_guard). V(null) for
+          other tables.
+        - C(state) is V(none), V(filling) with the C(percent) of the ids that are filled in, V(complete), or V(broken) with the reasons in C(faults).
+          C(expected_bytes) is what it takes for the rows of now.
+      type: dict
+      sample:
+        name: hfj_resource_bd_guard
+        state: complete
+        percent: 100.0
+        faults: []
+        rows: 5000000
+        bytes: 524288000
+        expected_bytes: 550000000
     partitions:
       description: Its partitions, the lowest first. V(null) for an open bound.
       type: list
@@ -272,9 +287,10 @@ def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj
         found.append(finding("first_bound_near", "error", "%s.%s" % (table.schema, table.name), "a bound far ahead", what, str(exc)))
         bounds = hfj.propose(sequence, *options, 0, params["width"])
     table = catalog.with_taken(session, table, bounds)
-    found += hfj.judge(table, bounds) + hfj.judge_sequence(table, sequence, params["alarm_days"])
+    found += hfj.judge(table, bounds, params["unique_guard"]) + hfj.judge_sequence(table, sequence, params["alarm_days"])
     worth, why = hfj.worth(table, params["min_size"])
-    worth = worth and name != catalog.RESOURCE
+    whole = name == hfj.RESOURCE and not params["unique_guard"] and table.guard is None
+    worth = worth and not whole
     plain = table.state in ("plain", "preparing", "prepared")
     per_row = catalog.measure(session, table) if worth and plain and params["sample"] else None
     end = hfj.last_bound(table.main) if table.state in ("swapped", "unfinished") else None
@@ -282,7 +298,7 @@ def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj
     there = {
         **catalog.report(table, sequence, bounds),
         "worth": worth,
-        "why": why if name != catalog.RESOURCE else "it stays whole: UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id",
+        "why": "it stays whole: UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id" if whole else why,
         "feasible": not any(item["severity"] == "error" for item in found),
         "needs": hfj.needs(table, per_row),
         "progress": {"pid": table.building, "percent": round(table.progress, 1)},
