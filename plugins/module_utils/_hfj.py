@@ -52,6 +52,8 @@ DIFFERENCES = {
     18: "It keeps NOT NULL as constraints with names and takes NOT VALID foreign keys on partitioned tables. The steps were not tried there",
 }
 
+# Below every id.
+LOWEST = -(1 << 63)
 LEAST_MARGIN = 10000
 LEAST_WIDTH = 1000000
 # So many calls of nextval() may happen between a look and a swap: replicas that start, each with its sequences.
@@ -189,7 +191,7 @@ class Guard:
     bytes: int = 0
     rows: float = 0.0
     index: str = ""  # its valid unique index on PAIR; "" if there is none
-    filled: Optional[int] = 0
+    filled: Optional[int] = LOWEST
     function_owner: str = ""  # "" if there is no function, or none that runs with its owner's rights
     triggers: frozenset[tuple[str, int]] = frozenset()  # table and kind of those that are enabled
     unindexed: tuple[str, ...] = ()  # partitions without a unique index on PAIR
@@ -393,7 +395,8 @@ def guard_faults(table: Table) -> list[str]:
         return ["there is none"]
     faults = [] if guard.index else ["it has no valid unique index on (%s)" % ", ".join(PAIR)]
     if guard.function_owner != guard.owner:
-        faults.append("its function is gone" if not guard.function_owner else "its function belongs to %s and not to %s" % (guard.function_owner, guard.owner))
+        whose = "belongs to %s and not to %s" % (guard.function_owner, guard.owner)
+        faults.append("its function " + (whose if guard.function_owner else "is gone"))
     # What belongs to a parent and is disabled there would be so on each further partition.
     for name in [main.name, *(part.name for part in main.parts)]:
         wanted = BEFORE_ROW if main.kind == "p" else AFTER_ROW
@@ -964,7 +967,7 @@ def _half(table: Table) -> str:
     words = ["index %s" % ("missing" if index is None else "ready" if index.valid else "invalid")]
     if guarded_index(main) is not None:
         guard, faults = table.guard, guard_faults(table)
-        done = "; ".join(faults) if guard is None or faults else "ready" if guard.filled is None else "filled up to id %d" % guard.filled
+        done = "; ".join(faults) if guard is None or faults else "ready" if guard.filled is None else "filled up to id %d" % max(0, guard.filled)
         words = ["guard " + ("missing" if guard is None else done)]
     words.append("parent %s with %d partitions" % ("there", len(table.new.parts)) if table.new else "parent missing")
     words.append("CHECK %s" % ("missing" if main is None or main.check_bound is None else "validated" if main.check_valid else "not validated"))

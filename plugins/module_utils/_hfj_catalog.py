@@ -14,9 +14,9 @@ from collections.abc import Sequence as Sequenced
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import CHECK, FIRST, GUARD, GUARD_BYTES, NEW, PAIR, RESOURCE, RESOURCE_ID, UNIQUE, Bounds, Column, ForeignKey, Guard, HfjError, Inbound
-from ._hfj import Index, Part, Relation, Sequence, Table, busiest_hour, by_hash, guard_faults, guarded_index, hash_name, names_made, own_unique, parse_bound
-from ._hfj import parse_check, part_name
+from ._hfj import CHECK, FIRST, GUARD, GUARD_BYTES, LOWEST, NEW, PAIR, RESOURCE, RESOURCE_ID, UNIQUE, Bounds, Column, ForeignKey, Guard, HfjError
+from ._hfj import Inbound, Index, Part, Relation, Sequence, Table, busiest_hour, by_hash, guard_faults, guarded_index, hash_name, names_made
+from ._hfj import own_unique, parse_bound, parse_check, part_name
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -320,8 +320,8 @@ def read_guard(session: Session, schema: str, relation: Relation) -> Optional[Gu
         for item in session.rows(INDEXES, {"oid": row["oid"]})
         if item["unique"] and item["valid"] and tuple(item["columns"]) == PAIR
     ]
-    found = re.match(re.escape(FILLED).replace("%d", r"(\d+)") + r"\Z", row["comment"])
-    filled = None if row["comment"] == COMPLETE else int(found.group(1)) if found else 0
+    found = re.match(re.escape(FILLED).replace("%d", r"(-?\d+)") + r"\Z", row["comment"])
+    filled = None if row["comment"] == COMPLETE else int(found.group(1)) if found else LOWEST
     triggers = frozenset((item["table"], item["kind"]) for item in session.rows(GUARD_TRIGGERS, where))
     bare = session.rows(UNINDEXED, {"oid": relation.oid, "columns": list(PAIR)}) if relation.kind == "p" else []
     return Guard(
@@ -512,13 +512,14 @@ def parts_report(parts: Sequenced[Part]) -> list[dict[str, Any]]:
 
 def _guard_report(table: Table, sequence: Sequence) -> Optional[dict[str, Any]]:
     """Return what is told of a guard, or of the one that would be made; None for a table that needs none."""
-    if table.name != RESOURCE or not table.narrow or (table.guard is None and guarded_index(table.main) is None and guarded_index(table.first) is None):
+    indexes = [index for index in (guarded_index(table.main), guarded_index(table.first)) if index is not None]
+    if table.guard is None and not indexes:
         return None
     guard, rows = table.guard, max(table.main.rows, 0.0) if table.main else 0.0
     faults = guard_faults(table)
     percent = 0.0
     if guard is not None:
-        percent = 100.0 if guard.filled is None else round(min(100.0, 100.0 * guard.filled / max(1, sequence.highest)), 1)
+        percent = 100.0 if guard.filled is None else round(max(0.0, min(100.0, 100.0 * guard.filled / max(1, sequence.highest))), 1)
     return {
         "name": RESOURCE + GUARD,
         "state": "none" if guard is None else "broken" if faults else "complete" if guard.filled is None else "filling",

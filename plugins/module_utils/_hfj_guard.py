@@ -20,9 +20,9 @@ The statements are made here; which locks come before them, in _hfj_sql.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import GUARD, NEW, PAIR, HfjError, Table, guarded_index
+from ._hfj import GUARD, LOWEST, NEW, PAIR, HfjError, Table, guarded_index
 from ._hfj_catalog import COMPLETE, FILLED
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def create(session: Session, table: Table) -> None:
     session.execute(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(name))
     session.execute(sql.SQL("ALTER FUNCTION {}() OWNER TO {}").format(name, sql.Identifier(owner)))
     session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner)))
-    say(session, table, FILLED % 0)
+    say(session, table, FILLED % LOWEST)
 
 
 def say(session: Session, table: Table, text: str) -> None:
@@ -127,8 +127,9 @@ def add_triggers(session: Session, table: Table, name: str, partitioned: bool) -
         "insert": sql.SQL("NEW.{} IS NOT NULL").format(second), "update": other, "delete": sql.SQL("OLD.{} IS NOT NULL").format(second),
     }  # fmt: skip
     for event in EVENTS:
+        when = "%s %s" % ("BEFORE" if partitioned else "AFTER", event)
         session.execute(
-            sql.SQL("CREATE TRIGGER {} %s %s ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {}()" % ("BEFORE" if partitioned else "AFTER", event)).format(
+            sql.SQL("CREATE TRIGGER {} %s ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {}()" % when).format(
                 sql.Identifier(table.name + GUARD + "_" + event), sql.Identifier(table.schema, name), conditions[event],
                 sql.Identifier(table.schema, table.name + GUARD),
             )
@@ -161,16 +162,20 @@ def _format(text: str, table: Table, **values: int) -> Any:
 
     # Not as parameters: a name may hold what would be taken for the place of one.
     return sql.SQL(text).format(
-        **{name: sql.Literal(value) for name, value in values.items()}, id=sql.Identifier(table.key), first=sql.Identifier(PAIR[0]), second=sql.Identifier(PAIR[1]),
+        **{name: sql.Literal(value) for name, value in values.items()},
+        id=sql.Identifier(table.key), first=sql.Identifier(PAIR[0]), second=sql.Identifier(PAIR[1]),
         table=sql.Identifier(table.schema, table.name), guard=sql.Identifier(table.schema, table.name + GUARD),
     )  # fmt: skip
 
 
-def fill(session: Session, table: Table, after: int) -> tuple[int, int]:
-    """Fill in the rows that follow an id, some of them, inside of a transaction; return the last id, 0 at the end, and the rows. Raises PostgresError."""
+def fill(session: Session, table: Table, after: int) -> tuple[Optional[int], int]:
+    """Fill in some of the rows that follow an id, inside of a transaction; return the last id, None at the end, and their number.
+
+    Raises PostgresError.
+    """
     row = session.rows(_format(FILL, table, after=after, rows=BATCH))[0]
     if row["last"] is None:
-        return 0, 0
+        return None, 0
     say(session, table, FILLED % row["last"])
     return int(row["last"]), int(row["rows"])
 

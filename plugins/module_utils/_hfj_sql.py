@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from . import _hfj_guard as guarding
-from ._hfj import CHECK, FIRST, GUARD, NEW, RESOURCE, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, guard_faults, guarded_index
-from ._hfj import hapis_name, mirrored, near, own_unique, part_name
+from ._hfj import CHECK, FIRST, GUARD, LOWEST, NEW, RESOURCE, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, guard_faults
+from ._hfj import guarded_index, hapis_name, mirrored, near, own_unique, part_name
 from ._hfj_catalog import BUILDING, OBSTACLES, read_keys, read_relation, read_table
 from ._partition_catalog import BUSY, CANCELLED, transaction
 from ._postgres import PostgresError, Session
@@ -70,7 +70,8 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
   UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
   UNION ALL SELECT pg_catalog.format('d %%s', d.oid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY (%(oids)s::oid[])
-  UNION ALL SELECT pg_catalog.format('g %%s %%s', g.oid, g.tgenabled) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
+  UNION ALL SELECT pg_catalog.format('g %%s %%s', g.oid, g.tgenabled) FROM pg_catalog.pg_trigger g
+   WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
 ) x
 """
 CHILDREN = """
@@ -621,18 +622,18 @@ def fill_guard(session: Session, table: Table, limits: Limits) -> int:
     """Fill in the rows that were there before the triggers, batch by batch, compare, and return their number. Raises PostgresError, HfjError."""
     if table.guard is None:
         raise AssertionError("a guard was to be filled that is not there")
-    after, total = table.guard.filled or 0, 0
+    after, total = LOWEST if table.guard.filled is None else table.guard.filled, 0
     while True:
         limits.between()
         last, rows = _patiently(session, limits, lambda after=after: guarding.fill(session, table, after))  # type: ignore[misc]
-        if not last:
+        if last is None:
             break
         after, total = last, total + rows
     guarding.done(session, table)
     return total
 
 
-def _patiently(session: Session, limits: Limits, work: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+def _patiently(session: Session, limits: Limits, work: Callable[[], tuple[Optional[int], int]]) -> tuple[Optional[int], int]:
     """Return what work returns in a transaction. Rows that somebody of HAPI has locked are waited for, less than deadlock_timeout at a time."""
     for number in range(limits.tries):
         try:

@@ -154,8 +154,8 @@ tables:
       sample: []
     guard:
       description:
-        - Of HFJ_RESOURCE, the table that keeps (RES_TYPE, FHIR_ID) unique over its partitions, or that would be made with O(unique_guard). V(null) for
-          other tables.
+        - Of HFJ_RESOURCE, the table that keeps (RES_TYPE, FHIR_ID) unique over its partitions, or that would be made with O(unique_guard). V(null)
+          for other tables.
         - C(state) is V(none), V(filling) with the C(percent) of the ids that are filled in, V(complete), or V(broken) with the reasons in C(faults).
           C(expected_bytes) is what it takes for the rows of now.
       type: dict

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_guard as guarding
@@ -14,7 +14,8 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_sql
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Guard, HfjError, Relation, Table
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
 
-TABLE = Table("public", "hfj_resource", "res_id", "res_id", main=Relation(1, "public", "hfj_resource", "r"), guard=Guard(7, "hfj_resource_bd_guard", filled=10))
+MAIN = Relation(1, "public", "hfj_resource", "r")
+TABLE = Table("public", "hfj_resource", "res_id", "res_id", main=MAIN, guard=Guard(7, "hfj_resource_bd_guard", filled=10))
 
 
 class Server:
@@ -62,12 +63,12 @@ def test_differences_are_counted(row: dict[str, int], words: str) -> None:
 def test_filling_in_goes_on_gives_way_and_is_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
     places, between, busy = [], [0], [2]
 
-    def fill(session: Any, table: Table, after: int) -> tuple[int, int]:
+    def fill(session: Any, table: Table, after: int) -> tuple[Optional[int], int]:
         if after == 20 and busy[0]:
             busy[0] -= 1
             raise PostgresError("held", "statement", "55P03")
         places.append(after)
-        return (after + 10, 7) if after < 30 else (0, 0)
+        return (after + 10, 7) if after < 30 else (None, 0)
 
     def count() -> None:
         between[0] += 1
