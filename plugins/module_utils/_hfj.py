@@ -447,6 +447,20 @@ def judge_guard(table: Table) -> list[dict[str, Any]]:
     return found
 
 
+def judge_guard_server(table: Table, version: int, unique_guard: bool) -> list[dict[str, Any]]:
+    """Return whether a server is too old for a partitioned HFJ_RESOURCE."""
+    if table.name != RESOURCE or version >= SERVER_VERSION * 10000 or not (unique_guard or table.guard is not None):
+        return []
+    return [
+        finding(
+            "guard_server_old", "error", "%s.%s" % (table.schema, table.name), "PostgreSQL %d or later" % SERVER_VERSION,
+            "PostgreSQL %d" % (version // 10000),
+            "There, a partition that is detached may lose its foreign key to a partitioned table, so the way back of the tables that refer to this"
+            " one is not safe. Leave it whole.",
+        )
+    ]  # fmt: skip
+
+
 # --- bounds --------------------------------------------------------------------------------------------------------
 
 

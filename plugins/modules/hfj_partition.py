@@ -467,6 +467,7 @@ class Partitioning:
         found = hfj.judge(table, bounds, params["unique_guard"] and params["step"] != "rewrite")
         # Being half done, or near the bound, is what these steps are there for.
         if params["step"] in STRICT:
+            found += hfj.judge_guard_server(table, server["version"], params["unique_guard"])
             found += hfj.judge_server(
                 params["service"], server["version"], False, catalog.hapi_partitions(session, params["schema"]), sequence,
                 catalog.read_standbys(session) if params["step"] in ("swap", "rewrite") else [], params["max_lag_bytes"],

@@ -273,7 +273,9 @@ HAPI_UPGRADE = [
 ]
 
 
-def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj.Sequence) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+def one_table(
+    session: Session, params: dict[str, Any], name: str, sequence: hfj.Sequence, version: int
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
     """Return what is told of a table, its findings, and its foreign keys. Raises PostgresError."""
     table = catalog.read_table(session, params["schema"], name)
     options = (params["wait_days"], params["months"], params["ahead"])
@@ -287,6 +289,7 @@ def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj
         found.append(finding("first_bound_near", "error", "%s.%s" % (table.schema, table.name), "a bound far ahead", what, str(exc)))
         bounds = hfj.propose(sequence, *options, 0, params["width"])
     table = catalog.with_taken(session, table, bounds)
+    found += hfj.judge_guard_server(table, version, params["unique_guard"])
     found += hfj.judge(table, bounds, params["unique_guard"]) + hfj.judge_sequence(table, sequence, params["alarm_days"])
     worth, why = hfj.worth(table, params["min_size"])
     whole = name == hfj.RESOURCE and not params["unique_guard"] and table.guard is None
@@ -327,7 +330,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         )  # fmt: skip
         tables, keys = [], []
         for name in params["tables"] or catalog.candidates(session, params["schema"]):
-            there, more, referring = one_table(session, params, name, sequence)
+            there, more, referring = one_table(session, params, name, sequence, server["version"])
             tables.append(there)
             found += more if there["worth"] or params["tables"] or there["state"] not in ("plain", "missing") else []
             keys += referring

@@ -547,6 +547,14 @@ def test_what_is_wrong_with_a_guard_is_told(damage: Optional[dict[str, Any]], id
     assert ids(hfj.judge_guard(swapped())) == []
 
 
+def test_a_guard_needs_a_server_that_is_not_too_old() -> None:
+    for table, version, chosen, wanted in (
+        (resource(), 140012, True, ["guard_server_old"]), (resource(guard()), 140012, False, ["guard_server_old"]), (resource(), 140012, False, []),
+        (resource(), 150018, True, []), (plain(), 140012, True, []),
+    ):  # fmt: skip
+        assert ids(hfj.judge_guard_server(table, version, chosen)) == wanted
+
+
 def test_a_partition_of_later_needs_its_triggers_too() -> None:
     there = swapped_guard()
     less = replace(there, triggers=there.triggers - {("hfj_resource_p21000", 11)})
