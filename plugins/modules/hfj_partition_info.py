@@ -165,8 +165,8 @@ tables:
         percent: 100.0
         faults: []
         rows: 5000000
-        bytes: 524288000
-        expected_bytes: 550000000
+        bytes: 587202560
+        expected_bytes: 600000000
     partitions:
       description: Its partitions, the lowest first. V(null) for an open bound.
       type: list

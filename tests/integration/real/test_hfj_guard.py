@@ -28,9 +28,10 @@ from ansible_collections.dghs.bd_fhir.tests.integration.real.test_hfj_partition 
     Site,
     actions,
     full,
+    functional,
     ids,
     killed_at,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.engine
 
@@ -643,17 +644,20 @@ def test_parallel_puts_of_one_new_id_through_hapi(tmp_path: Path, run: Run) -> N
             seen["prepared"] = puts(base, 20, "prepared")
             do("swap")
             seen["swapped"] = puts(base, 20, "swapped")
+            functional(base)
             do("verify")
         bound = int(site.script(f"SELECT substring(pg_get_expr(relpartbound, oid) FROM '[0-9]+') FROM pg_class WHERE relname = '{RESOURCE}_p0'"))
         # So near that ids of one replica's block lie on both sides.
         site.script(f"SELECT setval('seq_resource_id', {bound - 50 - bound % 50 + 1})")
-        with hapi(site) as base:
-            site.until("HAPI", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
+        with hapi(site, HAPI_HBM2DDL_AUTO="validate") as base:
+            site.until("HAPI with schema validation", lambda: fhir(f"{base}/fhir/metadata")[0] == 200, 600)
             seen["across"] = puts(base, 30, "across")
             assert int(site.script(f"SELECT count(*) FROM {RESOURCE}_p{bound}")) > 0
+            functional(base)
             do("extend")
             do("verify")
             do("undo", allow_copy=True)
+            functional(base)
             seen["back"] = puts(base, 10, "back")
         print("answers:", seen)
     finally:

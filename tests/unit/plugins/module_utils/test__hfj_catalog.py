@@ -123,7 +123,7 @@ def test_what_is_told_of_a_guard() -> None:
     def told(table: Table) -> Any:
         return catalog.report(table, Sequence("s", 100, 50, False, 200, 5.0), Bounds(500, 10, 2))["guard"]
 
-    assert (told(table)["state"], told(table)["expected_bytes"], told(table)["faults"]) == ("none", 110000, [])
+    assert (told(table)["state"], told(table)["expected_bytes"], told(table)["faults"]) == ("none", 120000, [])
     triggers = frozenset(("hfj_resource", kind) for kind in (5, 9, 17))
     guard = Guard(7, "hfj_resource_bd_guard", "app", 5, 6.0, "i", 50, "app", triggers)
     found = told(replace(table, guard=guard))
