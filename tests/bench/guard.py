@@ -28,9 +28,9 @@ from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, HapiTables
 
 COUNT = 200_000
-ROUNDS = 9
+ROUNDS = 21
 WRITERS = 2
-SECONDS = 3.0
+SECONDS = 1.5
 VARIANTS = ("plain", "open", "guarded")
 BULK = 20_000
 ALONE = (
