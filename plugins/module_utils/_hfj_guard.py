@@ -56,9 +56,9 @@ WITH batch AS MATERIALIZED (
   SELECT r.{id} AS id, r.{first} AS first, r.{second} AS second FROM {table} r WHERE r.{id} > {after} ORDER BY r.{id} LIMIT {rows} FOR KEY SHARE
 ), filled AS (
   INSERT INTO {guard} ({first}, {second}) SELECT b.first, b.second FROM batch b WHERE b.first IS NOT NULL AND b.second IS NOT NULL
-  ON CONFLICT DO NOTHING RETURNING 1
+  ON CONFLICT DO NOTHING
 )
-SELECT (SELECT max(b.id) FROM batch b) AS last, (SELECT count(*) FROM filled) AS rows
+SELECT max(b.id) FROM batch b
 """
 COMPARE = """
 SELECT count(*) FILTER (WHERE g.{first} IS NULL) AS missing, count(*) FILTER (WHERE r.{first} IS NULL) AS more,
@@ -168,16 +168,12 @@ def _format(text: str, table: Table, **values: int) -> Any:
     )  # fmt: skip
 
 
-def fill(session: Session, table: Table, after: int) -> tuple[Optional[int], int]:
-    """Fill in some of the rows that follow an id, inside of a transaction; return the last id, None at the end, and their number.
-
-    Raises PostgresError.
-    """
-    row = session.rows(_format(FILL, table, after=after, rows=BATCH))[0]
-    if row["last"] is None:
-        return None, 0
-    say(session, table, FILLED % row["last"])
-    return int(row["last"]), int(row["rows"])
+def fill(session: Session, table: Table, after: int) -> Optional[int]:
+    """Fill in some of the rows that follow an id, inside of a transaction; return the last id, None at the end. Raises PostgresError."""
+    last: Optional[int] = session.value(_format(FILL, table, after=after, rows=BATCH))
+    if last is not None:
+        say(session, table, FILLED % last)
+    return last
 
 
 def differences(session: Session, table: Table) -> str:
@@ -206,6 +202,10 @@ def prove(session: Session, table: Table) -> None:
 
 def done(session: Session, table: Table) -> None:
     """Compare, and write down that all is filled in. Raises PostgresError, HfjError."""
+    from psycopg2 import sql
+
+    # Also so that nobody's function keeps a plan that was made while it was empty.
+    session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name + GUARD)))
     prove(session, table)
     say(session, table, COMPLETE)
 

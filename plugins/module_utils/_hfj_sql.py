@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from . import _hfj_guard as guarding
-from ._hfj import CHECK, FIRST, GUARD, LOWEST, NEW, RESOURCE, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, guard_faults
+from ._hfj import CHECK, FIRST, GUARD, NEW, RESOURCE, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, guard_faults
 from ._hfj import guarded_index, hapis_name, mirrored, near, own_unique, part_name
 from ._hfj_catalog import BUILDING, OBSTACLES, read_keys, read_relation, read_table
 from ._partition_catalog import BUSY, CANCELLED, transaction
@@ -618,32 +618,34 @@ def drop_guard(session: Session, table: Table, limits: Limits, told: Locking) ->
     under_lock(session, "drop_guard of " + table.name, table.schema, locks, work, limits, told)
 
 
-def fill_guard(session: Session, table: Table, limits: Limits) -> int:
-    """Fill in the rows that were there before the triggers, batch by batch, compare, and return their number. Raises PostgresError, HfjError."""
+def fill_guard(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Fill in the rows that were there before the triggers, batch by batch, and compare. Raises PostgresError, HfjError."""
     if table.guard is None:
         raise AssertionError("a guard was to be filled that is not there")
-    after, total = LOWEST if table.guard.filled is None else table.guard.filled, 0
-    while True:
+    after: Optional[int] = table.guard.filled
+    while after is not None:
         limits.between()
-        last, rows = _patiently(session, limits, lambda after=after: guarding.fill(session, table, after))  # type: ignore[misc]
-        if last is None:
-            break
-        after, total = last, total + rows
+        after = _fill_batch(session, table, after, limits, told)
     guarding.done(session, table)
-    return total
 
 
-def _patiently(session: Session, limits: Limits, work: Callable[[], tuple[Optional[int], int]]) -> tuple[Optional[int], int]:
-    """Return what work returns in a transaction. Rows that somebody of HAPI has locked are waited for, less than deadlock_timeout at a time."""
+def _fill_batch(session: Session, table: Table, after: int, limits: Limits, told: Locking) -> Optional[int]:
+    """Fill in a batch, and return its last id. Rows that a request has locked are waited for, less than deadlock_timeout at a time."""
+    guard = table.name + GUARD
+    error = PostgresError("It was not tried.")
     for number in range(limits.tries):
+        told.tries += 1
         try:
             with transaction(session, limits.lock_timeout):
-                return work()
+                return guarding.fill(session, table, after)
         except PostgresError as exc:
-            if exc.sqlstate not in BUSY or number + 1 == limits.tries:
+            if exc.sqlstate not in BUSY:
                 raise
-        limits.pause(min(5.0, 0.1 * 2 ** min(number, 6)))
-    raise AssertionError("tried no time")
+            error = exc
+        # An autovacuum of the guard, which grows, is no reason to end.
+        _give_way(session, table.schema, [guard], limits, told, number)
+    told.blockers += [holder_words(row) for row in holders(session, table.schema, [table.name])]
+    raise _gave_up("A batch of the filling in of " + guard, limits, told, error)
 
 
 # --- the swap and the way back -------------------------------------------------------------------------------------
@@ -938,7 +940,7 @@ def carry_out(
     elif step.action == "create_guard":
         create_guard(session, table, limits, told)
     elif step.action == "fill_guard":
-        fill_guard(session, table, limits)
+        fill_guard(session, table, limits, told)
     elif step.action == "drop_guard":
         drop_guard(session, table, limits, told)
     elif step.action == "create_parent":
