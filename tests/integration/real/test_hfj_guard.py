@@ -289,6 +289,7 @@ def test_parallel_writes_of_one_new_id(site: Site, do: Run, rounds: int) -> None
     assert site.script(PAIRS) == "t"
 
 
+@pytest.mark.full
 def test_it_is_as_with_the_unique_index(site: Site, do: Run) -> None:
     """Nulls, another id, a row that moves, one that goes and comes again, and several in one statement."""
     far = BOUND + 10
@@ -494,7 +495,7 @@ def test_an_older_look_leaves_nothing_behind(site: Site, do: Run) -> None:
             f" SELECT {BOUND} + 1, fhir_id, false, now(), now(), res_type, 1 FROM {RESOURCE} LIMIT 1", "guard_differs",
         ),
         full(f"DROP FUNCTION {GUARD} CASCADE", "guard_trigger_off"),
-        (f"DROP FUNCTION {GUARD} CASCADE; DROP TABLE {GUARD}", "guard_missing"),
+        full(f"DROP FUNCTION {GUARD} CASCADE; DROP TABLE {GUARD}", "guard_missing"),
         full(f"ALTER TABLE {GUARD} DROP CONSTRAINT {INDEX}", "guard_missing"),
         full(f"ALTER TABLE {RESOURCE}_p{BOUND} DROP CONSTRAINT {INDEX}_p{BOUND}", "guard_index_missing"),
         full(f"ALTER TABLE {GUARD} OWNER TO postgres", "guard_trigger_off"),
