@@ -33,7 +33,7 @@ options:
     description:
       - Whether HFJ_RESOURCE, if it is named, is partitioned too. Its UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id, and HAPI
         relies on it. So a guard table with both columns of each resource is made, with a unique index of the same name, and triggers keep it.
-      - This costs each new resource a call of the function and a row of about 120 bytes. Tables that refer to HFJ_RESOURCE have to be plain at that
+      - This costs each new resource a call of a function and a row of about 120 bytes. Tables that refer to HFJ_RESOURCE have to be plain at that
         time.
       - It is a choice for one who needs it. What was begun with a guard is gone on with.
     type: bool
