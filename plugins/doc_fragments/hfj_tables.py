@@ -29,6 +29,15 @@ options:
       - The sequence that gives out the ids of HFJ_RESOURCE. The catalog does not tie it to the table.
     type: str
     default: seq_resource_id
+  unique_guard:
+    description:
+      - Whether HFJ_RESOURCE, if it is named, is partitioned too. Its UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id, and HAPI
+        relies on it. So a guard table with both columns of each resource is made, with a unique index of the same name, and triggers keep it.
+      - This costs each new resource a call of a function and a row of about 120 bytes. Tables that refer to HFJ_RESOURCE have to be plain at that
+        time.
+      - It is a choice for one who needs it. What was begun with a guard is gone on with.
+    type: bool
+    default: false
   first_bound:
     description:
       - The first id that does not belong to the first partition. V(0) computes it from the growth, beyond what the sequence can use in
@@ -74,5 +83,5 @@ requirements:
 notes:
   - Tables become partitioned by RANGE of the resource's id. This buys shorter vacuums, smaller indexes to rebuild and archiving by age. It does
     not make searches quicker, since HAPI filters them by hashes. Look-ups by resource visit one partition.
-  - HFJ_RESOURCE stays whole, because its UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id.
+  - HFJ_RESOURCE stays whole, because its UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id, unless O(unique_guard) is chosen.
 """

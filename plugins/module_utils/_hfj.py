@@ -14,6 +14,9 @@ A table T becomes the first partition of a new parent without copying a row:
 
 The primary key of T stays where it is: the parent has a unique index on (primary key, key) instead, which is all that a partitioned table
 can have. So the way back needs no index. Each step is one transaction or one statement, and which were made is read from the catalog.
+
+HFJ_RESOURCE is partitioned by its primary key, which the parent has too. Its other unique index can't be kept over partitions: who chooses
+so gets a guard table in its place, see _hfj_guard.py.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ from typing import Any, Optional
 from ._findings import finding
 
 NAME_BYTES = 63
+RESOURCE = "hfj_resource"
+RESOURCE_ID = "res_id"
+# What is unique in HFJ_RESOURCE besides the id, and what its guard keeps unique over all partitions.
+PAIR = ("res_type", "fhir_id")
+GUARD = "_bd_guard"
 NEW = "_bd_new"
 FIRST = "_p0"
 HASHED = "_h"
@@ -44,6 +52,8 @@ DIFFERENCES = {
     18: "It keeps NOT NULL as constraints with names and takes NOT VALID foreign keys on partitioned tables. The steps were not tried there",
 }
 
+# Below every id.
+LOWEST = -(1 << 63)
 LEAST_MARGIN = 10000
 LEAST_WIDTH = 1000000
 # So many calls of nextval() may happen between a look and a swap: replicas that start, each with its sequences.
@@ -56,6 +66,12 @@ PEAKS = 2
 COPY_BYTES = 2
 # Bytes of an entry of the index on two bigints, with its share of pages.
 ENTRY_BYTES = 32
+# Bytes of a row of the guard with its entry in the index, as tests/bench/guard.py measures them.
+GUARD_BYTES = 120
+# Triggers of the guard as the catalog has them: after each row of a plain table, whose own unique index is to speak first; before each row of
+# a partitioned one, where the guard is to speak before the unique index of a partition, whose name is another one.
+AFTER_ROW = frozenset({5, 9, 17})
+BEFORE_ROW = frozenset({7, 11, 19})
 
 
 class HfjError(Exception):
@@ -166,6 +182,22 @@ class Relation:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """The table that keeps PAIR unique over all partitions of HFJ_RESOURCE. filled: its rows up to this id are in; None: all of them."""
+
+    oid: int
+    name: str
+    owner: str = ""
+    bytes: int = 0
+    rows: float = 0.0
+    index: str = ""  # its valid unique index on PAIR; "" if there is none
+    filled: Optional[int] = LOWEST
+    function_owner: str = ""  # "" if there is no function, or none that runs with its owner's rights
+    triggers: frozenset[tuple[str, int]] = frozenset()  # table and kind of those that are enabled
+    unindexed: tuple[str, ...] = ()  # partitions without a unique index on PAIR
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of HAPI with all that belongs to its partitioning. main is what has HAPI's name, new the parent that is not in use yet."""
 
@@ -181,10 +213,25 @@ class Table:
     taken: tuple[str, ...] = ()
     building: int = 0  # pid that builds our index right now
     progress: float = 0.0
+    guard: Optional[Guard] = None
 
     @property
     def state(self) -> str:
         return state_of(self)
+
+    @property
+    def narrow(self) -> bool:
+        """Tell whether it is partitioned by its primary key, as HFJ_RESOURCE: the parent can have that one too."""
+        return bool(self.key) and self.key == self.pk
+
+    @property
+    def pair(self) -> tuple[str, ...]:
+        """Return the columns that a foreign key to the partitioned table refers to."""
+        return (self.pk,) if self.narrow else (self.pk, self.key)
+
+    def referring(self, item: Inbound) -> tuple[str, ...]:
+        """Return the columns of a foreign key to the partitioned table."""
+        return (item.key.columns[0],) if self.narrow else (item.key.columns[0], item.partner)
 
 
 @dataclass(frozen=True)
@@ -240,23 +287,46 @@ def hash_name(table: str, remainder: int) -> str:
 
 def names_made(table: Table, bounds: Bounds) -> list[str]:
     """Return every name that partitioning a table makes."""
-    names = [table.name + NEW, table.name + FIRST, table.name + UNIQUE + NEW, table.name + UNIQUE + FIRST]
-    names += [part_name(table.name, bounds.first + number * bounds.width) for number in range(bounds.ahead)]
+    lowers = [bounds.first + number * bounds.width for number in range(bounds.ahead)]
+    names = [table.name + NEW, table.name + FIRST, *(part_name(table.name, lower) for lower in lowers)]
+    names += [table.name + GUARD] if table.narrow else [table.name + UNIQUE + NEW, table.name + UNIQUE + FIRST]
+    guarded = guarded_index(table.main)
     for index in table.main.indexes if table.main else ():
-        if not index.primary and not index.name.endswith((NEW, FIRST)):
-            names += [index.name + NEW, index.name + FIRST]
+        if (table.narrow or not index.primary) and not index.name.endswith((NEW, FIRST)):
+            names += [index.name + (GUARD if guarded is not None and index.name == guarded.name else NEW), index.name + FIRST]
+    names += [part_name(index.name, lower) for index in own_unique(table, table.main) for lower in lowers]
     return sorted(set(names))
 
 
-def mirrored(relation: Relation) -> list[Index]:
-    """Return the indexes that the parent gets too: all but the primary key, which lacks the key of the partitions."""
-    return [index for index in relation.indexes if not index.primary]
+def mirrored(table: Table, relation: Relation) -> list[Index]:
+    """Return the indexes that the parent gets too: all but a primary key that lacks the key of the partitions, and the one that is guarded."""
+    guarded = guarded_index(relation)
+    return [index for index in relation.indexes if (table.narrow or not index.primary) and index != guarded]
+
+
+def guarded_index(relation: Optional[Relation]) -> Optional[Index]:
+    """Return the unique index on PAIR for which a guard can stand: nothing more than unique. None if there is none, or it is another table."""
+    for index in relation.indexes if relation is not None and relation.name in (RESOURCE, RESOURCE + FIRST) else ():
+        if index.unique and not index.primary and index.columns == PAIR and index.rest == "btree (%s)" % ", ".join(PAIR):
+            return index
+    return None
+
+
+def hapis_name(index: Index) -> str:
+    """Return how HAPI calls an index of the table or of its first partition."""
+    return index.name[: -len(FIRST)] if index.name.endswith(FIRST) else index.name
+
+
+def own_unique(table: Table, relation: Optional[Relation]) -> list[Index]:
+    """Return the unique indexes of HAPI. HAPI looks for their names in errors, so those of each partition have to hold them."""
+    found = relation.indexes if relation is not None else ()
+    return [index for index in found if index.unique and not index.primary and hapis_name(index) != table.name + UNIQUE]
 
 
 def unique_index(table: Table, relation: Optional[Relation], suffix: str = "") -> Optional[Index]:
-    """Return the index on (primary key, key) of a relation, valid or not."""
+    """Return the index on (primary key, key) of a relation, valid or not; of one that is partitioned by its primary key, that one."""
     for index in relation.indexes if relation else ():
-        if index.name == table.name + UNIQUE + suffix:
+        if index.primary if table.narrow else index.name == table.name + UNIQUE + suffix:
             return index
     return None
 
@@ -284,9 +354,9 @@ def state_of(table: Table) -> str:
         return "missing"
     if main.kind == "r":
         index = unique_index(table, main)
-        if index is None and table.new is None and main.check_bound is None:
+        if (index is None or table.narrow) and table.guard is None and table.new is None and main.check_bound is None:
             return "plain"
-        ready = index is not None and index.valid and parent_fits(table)
+        ready = index is not None and index.valid and parent_fits(table) and guard_ready(table)
         bound = first_bound(table.new)
         return "prepared" if ready and bound is not None and main.check_valid and main.check_bound == bound else "preparing"
     if main.kind == "p" and table.first is not None and any(part.name == table.name + FIRST and part.lower is None for part in main.parts):
@@ -313,6 +383,82 @@ def leftovers(table: Table) -> list[Step]:
     if table.main is not None and not table.main.analyzed:
         steps.append(Step("analyze", table.name, "autovacuum never analyzes a parent, and the planner would guess"))
     return steps
+
+
+# --- the guard -----------------------------------------------------------------------------------------------------
+
+
+def guard_faults(table: Table) -> list[str]:
+    """Return what keeps the guard of a table from seeing every row, in words."""
+    guard, main = table.guard, table.main
+    if guard is None or main is None:
+        return ["there is none"]
+    faults = [] if guard.index else ["it has no valid unique index on (%s)" % ", ".join(PAIR)]
+    if guard.function_owner != guard.owner:
+        whose = "belongs to %s and not to %s" % (guard.function_owner, guard.owner)
+        faults.append("its function " + (whose if guard.function_owner else "is gone"))
+    # What belongs to a parent and is disabled there would be so on each further partition.
+    for name in [main.name, *(part.name for part in main.parts)]:
+        wanted = BEFORE_ROW if main.kind == "p" else AFTER_ROW
+        if wanted - {kind for relation, kind in guard.triggers if relation == name}:
+            faults.append("a trigger of %s is gone or disabled" % name)
+    return faults
+
+
+def guard_ready(table: Table) -> bool:
+    """Tell whether everything that the swap needs of a guard is there, where one is needed."""
+    if guarded_index(table.main) is None:
+        return True
+    return not guard_faults(table) and table.guard is not None and table.guard.filled is None
+
+
+def judge_guard(table: Table) -> list[dict[str, Any]]:
+    """Return what is wrong with the guard of a partitioned table, as far as the catalog tells it."""
+    if table.name != RESOURCE or table.main is None or table.main.kind != "p":
+        return []
+    guard, name, found = table.guard, "%s.%s" % (table.schema, table.name), []
+    first = guarded_index(table.first)
+    index = "on (%s)" % ", ".join(PAIR) if first is None else hapis_name(first)
+    if guard is None or not guard.index or (first is not None and guard.index != index):
+        what = "there is none" if guard is None else "its unique index is %s" % (guard.index or "gone")
+        found.append(
+            finding(
+                "guard_missing", "error", name, "the table %s with a unique index %s" % (table.name + GUARD, index), what,
+                "Parallel writes of one new id make duplicates now. Bring the table back with step=undo at once, then prepare it anew.",
+            )
+        )  # fmt: skip
+        return found
+    faults = guard_faults(table)
+    if faults:
+        found.append(
+            finding(
+                "guard_trigger_off", "error", name, "the triggers of the guard on each partition, enabled", "; ".join(faults),
+                "Parallel writes of one new id may make duplicates now. ALTER TABLE ... ENABLE TRIGGER where one is disabled, else step=undo; then"
+                " step=verify, which compares every row.",
+            )
+        )  # fmt: skip
+    if guard.unindexed:
+        found.append(
+            finding(
+                "guard_index_missing", "error", name, "a unique index on (%s) in each partition" % ", ".join(PAIR), ", ".join(guard.unindexed),
+                "Look-ups by FHIR id read all of that partition. CREATE UNIQUE INDEX CONCURRENTLY there.",
+            )
+        )  # fmt: skip
+    return found
+
+
+def judge_guard_server(table: Table, version: int, unique_guard: bool) -> list[dict[str, Any]]:
+    """Return whether a server is too old for a partitioned HFJ_RESOURCE."""
+    if table.name != RESOURCE or version >= SERVER_VERSION * 10000 or not (unique_guard or table.guard is not None):
+        return []
+    return [
+        finding(
+            "guard_server_old", "error", "%s.%s" % (table.schema, table.name), "PostgreSQL %d or later" % SERVER_VERSION,
+            "PostgreSQL %d" % (version // 10000),
+            "There, a partition that is detached may lose its foreign key to a partitioned table, so the way back of the tables that refer to this"
+            " one is not safe. Leave it whole.",
+        )
+    ]  # fmt: skip
 
 
 # --- bounds --------------------------------------------------------------------------------------------------------
@@ -426,14 +572,18 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
     steps = []
     there = first_bound(table.new)
     # A parent without partitions has just been made.
-    kept = parent_fits_so_far(table) and (there is None or (not near(sequence, there) and (not fixed or there == bounds.first)))
+    # The triggers of a parent need the function of the guard.
+    sound = guarded_index(main) is None or not guard_faults(table)
+    kept = sound and parent_fits_so_far(table) and (there is None or (not near(sequence, there) and (not fixed or there == bounds.first)))
     if kept and there is not None:
         bounds = Bounds(there, bounds.width, bounds.ahead)
     if main.check_bound is not None and (not kept or main.check_bound != bounds.first):
         steps.append(Step("drop_check", table.name, "CHECK (%s < %d) does not fit any more" % (table.key, main.check_bound), upper=main.check_bound))
     if table.new is not None and not kept:
         why = "its partitions begin at another id than is wanted, or the sequence comes near them"
-        if not parent_fits_so_far(table):
+        if not sound:
+            why = "its triggers are those of a guard that has to be made anew"
+        elif not parent_fits_so_far(table):
             why = "another index, foreign key, column or check is there now"
         steps.append(Step("drop_parent", table.name + NEW, why))
     index = unique_index(table, main)
@@ -441,6 +591,8 @@ def plan_prepare(table: Table, sequence: Sequence, bounds: Bounds, fixed: bool =
         steps.append(Step("drop_index", index.name, "it is invalid: its making was broken off"))
     if index is None or not index.valid:
         steps.append(Step("build_index", table.name + UNIQUE, "a partitioned table needs %s in each unique index" % table.key))
+    if guarded_index(main) is not None:
+        steps += _guard_missing(table)
     if not kept:
         steps.append(Step("create_parent", table.name + NEW, "it takes the place of %s" % table.name))
     steps += _parts_missing(table, table.new if kept else None, bounds)
@@ -459,13 +611,28 @@ def parent_fits_so_far(table: Table) -> bool:
         return False
     ours = table.name + UNIQUE
     missing = unique_index(table, main) is None
-    wanted = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(main)}
+    if guarded_index(main) is not None and BEFORE_ROW - {kind for name, kind in (table.guard.triggers if table.guard else ()) if name == new.name}:
+        return False
+    wanted = {(index.name + NEW, index.rest, index.unique, index.constraint) for index in mirrored(table, main)}
     have = {(index.name, index.rest, index.unique, index.constraint) for index in new.indexes if not missing or index.name != ours + NEW}
     return (
         wanted == have
         and {key.shape() for key in main.keys} == {key.shape() for key in new.keys}
         and (main.columns, main.checks) == (new.columns, new.checks)
     )
+
+
+def _guard_missing(table: Table) -> list[Step]:
+    guard, name = table.guard, table.name + GUARD
+    faults = guard_faults(table)
+    steps = []
+    if guard is not None and faults:
+        steps.append(Step("drop_guard", name, "it may have missed rows: %s" % "; ".join(faults)))
+    if faults:
+        steps.append(Step("create_guard", name, "(%s) can't be kept unique over partitions by an index" % ", ".join(PAIR)))
+    if faults or guard is None or guard.filled is not None:
+        steps.append(Step("fill_guard", name, "it has to hold every row that is there, and is compared with them"))
+    return steps
 
 
 def _parts_missing(table: Table, parent: Optional[Relation], bounds: Bounds) -> list[Step]:
@@ -547,7 +714,8 @@ def plan_undo(table: Table) -> list[Step]:
         ]
     if table.state in ("swapped", "unfinished"):
         steps.append(Step("swap_back", table.name, "the first partition becomes the table again"))
-        steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
+        if not table.narrow:
+            steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
         return steps + [
             Step("validate_key", item.object, "rows from before the change have to be looked at")
             for item in table.inbound
@@ -557,7 +725,9 @@ def plan_undo(table: Table) -> list[Step]:
         steps.append(Step("drop_check", table.name, "it would refuse ids from %d on" % main.check_bound, upper=main.check_bound))
     if table.new is not None:
         steps.append(Step("drop_parent", table.name + NEW, "it was never in use"))
-    if unique_index(table, main) is not None:
+    if table.guard is not None:
+        steps.append(Step("drop_guard", table.guard.name, "a plain table has its unique index"))
+    if unique_index(table, main) is not None and not table.narrow:
         steps.append(Step("drop_index", table.name + UNIQUE, "a plain table does not need it"))
     steps += [
         Step("validate_key", item.object, "it was made anew and not validated yet")
@@ -607,7 +777,7 @@ def human(size: float) -> str:
 def needs(table: Table, seconds_per_row: Optional[float]) -> dict[str, Any]:
     """Return the disk that the online part takes, and the time, from a measured sample."""
     rows = max(table.main.rows, 0.0) if table.main else 0.0
-    index = int(rows * ENTRY_BYTES) + 65536
+    index = int(rows * (GUARD_BYTES if table.narrow else ENTRY_BYTES)) + 65536
     # Read, written and compared; and each index read, sorted and written.
     passes = 4 + 2 * len(table.main.indexes if table.main else ())
     return {
@@ -629,6 +799,7 @@ HAPI_7_2 = {
     "hfj_res_link": "fk_reslink_source fk_reslink_target hfj_res_link_pkey idx_rl_src idx_rl_tgt_v2",
     "hfj_res_param_present": "fk_resparmpres_resid hfj_res_param_present_pkey idx_resparmpresent_hashpres idx_resparmpresent_resid",
     "hfj_res_tag": "fk_restag_resource fkbfcjbaftmiwr3rxkwsy23vneo hfj_res_tag_pkey idx_res_tag_res_tag idx_res_tag_tag_res idx_restag_tagid",
+    "hfj_resource": "hfj_resource_pkey idx_res_date idx_res_fhir_id idx_res_resid_updated idx_res_type_del_updated idx_res_type_fhir_id",
     "hfj_res_ver": "fk_resource_history_resource hfj_res_ver_pkey idx_resver_date idx_resver_id_date idx_resver_id_ver idx_resver_type_date",
     "hfj_spidx_coords": "fkc97mpk37okwu8qvtceg2nh9vn hfj_spidx_coords_pkey idx_sp_coords_hash_v2 idx_sp_coords_resid idx_sp_coords_updated",
     "hfj_spidx_date": "fk_sp_date_res hfj_spidx_date_pkey idx_sp_date_hash_high_v2 "
@@ -652,8 +823,8 @@ def expected_names(table: str) -> frozenset[str]:
     return frozenset(HAPI_7_2.get(table, "").split())
 
 
-def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
-    """Return what is in the way of partitioning a table, and what is worth knowing."""
+def judge(table: Table, bounds: Bounds, unique_guard: bool = False) -> list[dict[str, Any]]:
+    """Return what is in the way of partitioning a table, and what is worth knowing. unique_guard: the operator has chosen the guard."""
     found: list[dict[str, Any]] = []
     name = "%s.%s" % (table.schema, table.name)
 
@@ -680,7 +851,7 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
             )  # fmt: skip
         if table.new is not None:
             say("partition_leftover", "warning", "no %s" % (table.name + NEW), "it is there", "Nothing uses it: look at it, and drop it by hand.")
-        return found
+        return found + judge_guard(table)
     if state == "preparing":
         say(
             "partition_half_done", "info", "a table that is plain or prepared", _half(table),
@@ -690,12 +861,18 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
     if broken:
         say("index_invalid", "error", "valid indexes", ", ".join(broken), "REINDEX INDEX CONCURRENTLY, or drop it, and run this again.")
     alone = [index for index in main.indexes if index.unique and not index.primary and table.key not in index.columns]
-    if alone or not table.key:
-        what = ", ".join("%s (%s)" % (index.name, ", ".join(index.columns)) for index in alone) or "no column that refers to HFJ_RESOURCE"
+    guarded = guarded_index(main)
+    # What was begun with a guard was chosen.
+    if guarded is not None and (unique_guard or table.guard is not None):
+        alone.remove(guarded)
+    if alone or not table.key or (guarded is None and table.name == RESOURCE):
+        what = ", ".join("%s (%s)" % (index.name, ", ".join(index.columns)) for index in alone)
+        choice = " Or choose unique_guard: a guard table then keeps it unique, for a price with each write." if guarded is not None else ""
         say(
-            "unique_without_key", "error", "each unique index contains the column of the partitions", what,
+            "unique_without_key", "error", "each unique index contains the column of the partitions",
+            what or ("no column that refers to HFJ_RESOURCE" if not table.key else "no unique index on (%s)" % ", ".join(PAIR)),
             "It can't be unique over partitions, and HAPI relies on it: parallel writes of one new id would make duplicates. Leave this table whole"
-            " and partition those that hold the bulk: HFJ_SPIDX_*, HFJ_RES_LINK. (A guard table in its place is not built in.)",
+            " and partition those that hold the bulk: HFJ_SPIDX_*, HFJ_RES_LINK." + choice,
         )  # fmt: skip
         if not table.key:
             return found
@@ -708,7 +885,7 @@ def judge(table: Table, bounds: Bounds) -> list[dict[str, Any]]:
     if not table.pk:
         say("primary_key_other", "error", "a primary key of one column", "none", "This is not HAPI's table of 7.2.")
     for item in table.inbound:
-        if not item.partner or not item.key.plain or len(item.key.columns) != 1:
+        if not (item.partner or table.narrow) or not item.key.plain or len(item.key.columns) != 1:
             say(
                 "inbound_key_unfit", "error", "a column beside %s in %s that holds our %s" % (item.key.columns, item.key.table, table.key),
                 "foreign key %s: %s" % (item.key.name, item.key.definition),
@@ -802,6 +979,10 @@ def _half(table: Table) -> str:
     main = table.main
     index = unique_index(table, main)
     words = ["index %s" % ("missing" if index is None else "ready" if index.valid else "invalid")]
+    if guarded_index(main) is not None:
+        guard, faults = table.guard, guard_faults(table)
+        done = "; ".join(faults) if guard is None or faults else "ready" if guard.filled is None else "filled up to id %d" % max(0, guard.filled)
+        words = ["guard " + ("missing" if guard is None else done)]
     words.append("parent %s with %d partitions" % ("there", len(table.new.parts)) if table.new else "parent missing")
     words.append("CHECK %s" % ("missing" if main is None or main.check_bound is None else "validated" if main.check_valid else "not validated"))
     return ", ".join(words)

@@ -7,14 +7,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from collections.abc import Sequence as Sequenced
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from ._hfj import CHECK, FIRST, NEW, UNIQUE, Bounds, Column, ForeignKey, HfjError, Inbound, Index, Part, Relation, Sequence, Table, busiest_hour
-from ._hfj import by_hash, hash_name, names_made, parse_bound, parse_check
+from ._hfj import CHECK, FIRST, GUARD, GUARD_BYTES, LOWEST, NEW, PAIR, RESOURCE, RESOURCE_ID, UNIQUE, Bounds, Column, ForeignKey, Guard, HfjError
+from ._hfj import Inbound, Index, Part, Relation, Sequence, Table, busiest_hour, by_hash, guard_faults, guarded_index, hash_name, names_made
+from ._hfj import own_unique, parse_bound, parse_check, part_name
 from ._postgres import PostgresError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ HFJ_ARGUMENTS: dict[str, Any] = {
     "database": {"type": "str", "default": "fhirdb"},
     "schema": {"type": "str", "default": "public"},
     "sequence": {"type": "str", "default": "seq_resource_id"},
+    "unique_guard": {"type": "bool", "default": False},
     "first_bound": {"type": "int", "default": 0},
     "width": {"type": "int", "default": 0},
     "months": {"type": "int", "default": 12},
@@ -44,8 +47,9 @@ RANGES = {
     "max_lag_bytes": (0, 1 << 62),
 }
 
-RESOURCE = "hfj_resource"
-RESOURCE_ID = "res_id"
+# What the comment on a guard says of its rows.
+FILLED = "bd_fhir: filled up to %d"
+COMPLETE = "bd_fhir: complete"
 # How many rows a sample reads.
 SAMPLE = 50000
 # Days over which growth is measured.
@@ -114,9 +118,11 @@ SELECT a.attname::text AS name, a.attnotnull AS required, pg_catalog.format_type
   FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
-# What belongs to the oid of a table and would not go over to a parent.
+# What belongs to the oid of a table and would not go over to a parent. The guard's own triggers are seen to.
 OBSTACLES = """
-SELECT 'trigger ' || t.tgname::text AS what FROM pg_catalog.pg_trigger t WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal
+SELECT 'trigger ' || t.tgname::text AS what FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+  JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+ WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND (p.pronamespace <> c.relnamespace OR p.proname <> '{resource}{guard}')
 UNION ALL SELECT 'rule ' || r.rulename::text FROM pg_catalog.pg_rewrite r WHERE r.ev_class = %(oid)s
 UNION ALL SELECT DISTINCT 'view ' || v.oid::regclass::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
   JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
@@ -131,6 +137,32 @@ UNION ALL SELECT 'child table ' || i.inhrelid::regclass::text FROM pg_catalog.pg
 UNION ALL SELECT 'parent table ' || i.inhparent::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhrelid = %(oid)s
 UNION ALL SELECT 'identity column ' || a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s AND a.attidentity <> ''
 UNION ALL SELECT 'unlogged or temporary' FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s AND c.relpersistence <> 'p'
+ ORDER BY 1
+""".replace("{resource}", RESOURCE).replace("{guard}", GUARD)
+GUARD_TABLE = """
+SELECT c.oid::bigint AS oid, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner, pg_catalog.pg_total_relation_size(c.oid)::bigint AS bytes,
+       greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid), 0)::float8 AS rows,
+       coalesce(pg_catalog.obj_description(c.oid, 'pg_class'), '') AS comment,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+              ORDER BY a.attnum) AS columns,
+       coalesce((SELECT pg_catalog.pg_get_userbyid(p.proowner)::text FROM pg_catalog.pg_proc p
+                  WHERE p.pronamespace = c.relnamespace AND p.proname = c.relname AND p.pronargs = 0 AND p.prosecdef), '') AS function_owner
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind = 'r'
+"""
+GUARD_TRIGGERS = """
+SELECT c.relname::text AS "table", t.tgtype::int AS kind
+  FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = %(schema)s AND p.proname = %(name)s AND c.relnamespace = n.oid AND t.tgenabled IN ('O', 'A')
+"""
+UNINDEXED = """
+SELECT c.relname::text AS name
+  FROM pg_catalog.pg_inherits h JOIN pg_catalog.pg_class c ON c.oid = h.inhrelid
+ WHERE h.inhparent = %(oid)s AND NOT EXISTS (
+   SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnatts = 2
+      AND ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY u(num, place)
+                  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.num ORDER BY u.place) = %(columns)s::text[])
  ORDER BY 1
 """
 BUILDING = """
@@ -179,7 +211,7 @@ def check_ranges(params: dict[str, Any]) -> None:
 def candidates(session: Session, schema: str) -> list[str]:
     """Return HFJ_RESOURCE and the tables that refer to it, but for parents that are still being prepared. Raises PostgresError."""
     rows = session.rows(CANDIDATES, {"schema": schema, "resource": RESOURCE})
-    return [RESOURCE] + [row["name"] for row in rows if not row["name"].endswith(NEW)]
+    return list(dict.fromkeys([RESOURCE] + [row["name"] for row in rows if not row["name"].endswith(NEW)]))
 
 
 def waiting(session: Session, schema: str) -> list[str]:
@@ -262,18 +294,46 @@ def read_table(session: Session, schema: str, name: str) -> Table:
     else:
         source = first if first is not None and plain.kind == "p" else plain
     pks = [index.columns for index in source.indexes if index.primary]
+    pk = pks[0][0] if pks and len(pks[0]) == 1 else ""
     found = [item for _source, target, item in read_keys(session, plain.oid) if target == plain.oid and not item.inherited]
     building = session.rows(BUILDING, {"oid": plain.oid})
     return Table(
-        schema, name, pks[0][0] if pks and len(pks[0]) == 1 else "", key, bool(key) and not columns[key]["required"],
+        schema, name, pk, key, bool(key) and not columns[key]["required"],
         read_relation(session, schema, name, key), read_relation(session, schema, name + NEW, key), first,
-        tuple(Inbound(item, _partner(session, item, key)) for item in found), (),
+        # Who refers to the key of the partitions alone needs no partner.
+        tuple(Inbound(item, "" if key == pk else _partner(session, item, key)) for item in found), (),
         building[0]["pid"] if building else 0, building[0]["percent"] if building else 0.0,
+        read_guard(session, schema, plain) if name == RESOURCE else None,
+    )  # fmt: skip
+
+
+def read_guard(session: Session, schema: str, relation: Relation) -> Optional[Guard]:
+    """Return the guard of HFJ_RESOURCE; None if there is none. Raises PostgresError."""
+    where = {"schema": schema, "name": RESOURCE + GUARD}
+    rows = session.rows(GUARD_TABLE, where)
+    # Somebody else's table of that name is told as a name that is taken.
+    if not rows or tuple(rows[0]["columns"]) != PAIR:
+        return None
+    row = rows[0]
+    indexes = [
+        item["name"]
+        for item in session.rows(INDEXES, {"oid": row["oid"]})
+        if item["unique"] and item["valid"] and tuple(item["columns"]) == PAIR
+    ]
+    found = re.match(re.escape(FILLED).replace("%d", r"(-?\d+)") + r"\Z", row["comment"])
+    filled = None if row["comment"] == COMPLETE else int(found.group(1)) if found else LOWEST
+    triggers = frozenset((item["table"], item["kind"]) for item in session.rows(GUARD_TRIGGERS, where))
+    bare = session.rows(UNINDEXED, {"oid": relation.oid, "columns": list(PAIR)}) if relation.kind == "p" else []
+    return Guard(
+        row["oid"], RESOURCE + GUARD, row["owner"], row["bytes"], row["rows"], indexes[0] if indexes else "", filled, row["function_owner"],
+        triggers, tuple(item["name"] for item in bare),
     )  # fmt: skip
 
 
 def _key_of(relation: Relation, columns: dict[str, Any]) -> str:
     """Return the column that tells to which resource a row belongs: the one with a foreign key to it, NOT NULL before others."""
+    if relation.name == RESOURCE:
+        return RESOURCE_ID if RESOURCE_ID in columns else ""
     found = [
         key.columns[0]
         for key in relation.keys
@@ -306,7 +366,9 @@ def with_taken(session: Session, table: Table, bounds: Bounds) -> Table:
     names = names_made(table, bounds)
     ours = {index.name for item in (table.main, table.new) if item for index in item.indexes}
     ours |= {part.name for part in table.new.parts} if table.new else set()
+    ours |= {part_name(index.name, part.lower or 0) for index in own_unique(table, table.main) for part in (table.new.parts if table.new else ())}
     ours |= {table.name + UNIQUE} | ({table.new.name} if table.new and table.new.kind == "p" else set())
+    ours |= {table.guard.name, table.guard.index} if table.guard else set()
     rows = session.rows(TAKEN, {"schema": table.schema, "names": names})
     return replace(table, taken=tuple(row["name"] for row in rows if row["name"] not in ours))
 
@@ -402,7 +464,8 @@ def measure(session: Session, table: Table, rows: int = SAMPLE) -> Optional[floa
 
     if table.main is None or not table.pk or not table.key:
         return None
-    pair = sql.SQL("{}, {}").format(sql.Identifier(table.pk), sql.Identifier(table.key))
+    # What the index is built on, or the guard is filled with.
+    pair = sql.SQL(", ").join(sql.Identifier(name) for name in (PAIR if table.narrow else table.pair))
     query = sql.SQL("SELECT count(*) AS n FROM (SELECT {} FROM (SELECT {} FROM {} LIMIT %s) s ORDER BY 1, 2 OFFSET 0) o").format(
         pair, pair, sql.Identifier(table.schema, table.name)
     )
@@ -437,6 +500,7 @@ def report(table: Table, sequence: Sequence, bounds: Bounds) -> dict[str, Any]:
         "foreign_keys": [_key_report(key) for key in (main.keys if main else ())],
         "referenced_by": [_key_report(item.key) for item in table.inbound],
         "partitions": parts_report(main.parts if main else ()),
+        "guard": _guard_report(table, sequence),
         "bounds": {"first": bounds.first, "width": bounds.width, "ahead": bounds.ahead},
     }
 
@@ -444,6 +508,27 @@ def report(table: Table, sequence: Sequence, bounds: Bounds) -> dict[str, Any]:
 def parts_report(parts: Sequenced[Part]) -> list[dict[str, Any]]:
     """Return partitions as modules tell them. Pure."""
     return [{"name": part.name, "lower": part.lower, "upper": part.upper, "bytes": part.bytes, "rows": int(part.rows)} for part in parts]
+
+
+def _guard_report(table: Table, sequence: Sequence) -> Optional[dict[str, Any]]:
+    """Return what is told of a guard, or of the one that would be made; None for a table that needs none."""
+    indexes = [index for index in (guarded_index(table.main), guarded_index(table.first)) if index is not None]
+    if table.guard is None and not indexes:
+        return None
+    guard, rows = table.guard, max(table.main.rows, 0.0) if table.main else 0.0
+    faults = guard_faults(table)
+    percent = 0.0
+    if guard is not None:
+        percent = 100.0 if guard.filled is None else round(max(0.0, min(100.0, 100.0 * guard.filled / max(1, sequence.highest))), 1)
+    return {
+        "name": RESOURCE + GUARD,
+        "state": "none" if guard is None else "broken" if faults else "complete" if guard.filled is None else "filling",
+        "percent": percent,
+        "faults": faults if guard is not None else [],
+        "rows": int(guard.rows) if guard is not None else 0,
+        "bytes": guard.bytes if guard is not None else 0,
+        "expected_bytes": int(rows * GUARD_BYTES),
+    }
 
 
 def _key_report(key: ForeignKey) -> dict[str, Any]:

@@ -234,8 +234,7 @@ class Run:
         outcome.findings += hfj.judge_server(config.service, hfj.SERVER_VERSION * 10000, False, False, sequence, [], 0)
         limits.tries = min(limits.tries, EXTEND_TRIES)
         unread = 0
-        # HFJ_RESOURCE stays whole, and reading it means reading all that refer to it.
-        names = config.tables or [name for name in catalog.candidates(session, config.schema) if name != catalog.RESOURCE]
+        names = config.tables or catalog.candidates(session, config.schema)
         for name in dict.fromkeys([*waiting, *names]):
             try:
                 table = catalog.read_table(session, config.schema, name)

@@ -140,7 +140,7 @@ def _rebuild(session: Session, table: Table, main: Relation, step: Step) -> int:
             "Nothing was changed: the copy of %s is not the same, first among the ids from %s times %d on. A trigger or a rule is in the way, or the"
             " disk is at fault." % (table.name, place, width)
         )
-    indexes = [index for index in mirrored(main) if index.name != table.name + UNIQUE]
+    indexes = [index for index in mirrored(table, main) if index.name != table.name + UNIQUE]
     if not back:
         indexes.append(Index(table.name + UNIQUE, 'btree ("%s", "%s")' % (table.pk, table.key), True))
     for index in indexes:

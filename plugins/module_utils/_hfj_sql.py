@@ -22,8 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from ._hfj import CHECK, FIRST, NEW, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, mirrored, near
-from ._hfj_catalog import BUILDING, OBSTACLES, RESOURCE, read_keys, read_relation, read_table
+from . import _hfj_guard as guarding
+from ._hfj import CHECK, FIRST, GUARD, NEW, RESOURCE, UNIQUE, HfjError, Inbound, Index, Relation, Sequence, Step, Table, guard_faults
+from ._hfj import guarded_index, hapis_name, mirrored, near, own_unique, part_name
+from ._hfj_catalog import BUILDING, OBSTACLES, read_keys, read_relation, read_table
 from ._partition_catalog import BUSY, CANCELLED, transaction
 from ._postgres import PostgresError, Session
 
@@ -68,7 +70,8 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(x.what, ';' ORDER BY x.what)) FROM (
   UNION ALL SELECT pg_catalog.format('a %%s %%s %%s %%s', a.attrelid, a.attname, a.atttypid, a.attnotnull)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0
   UNION ALL SELECT pg_catalog.format('d %%s', d.oid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY (%(oids)s::oid[])
-  UNION ALL SELECT pg_catalog.format('g %%s', g.oid) FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
+  UNION ALL SELECT pg_catalog.format('g %%s %%s', g.oid, g.tgenabled) FROM pg_catalog.pg_trigger g
+   WHERE g.tgrelid = ANY (%(oids)s::oid[]) AND NOT g.tgisinternal
 ) x
 """
 CHILDREN = """
@@ -111,6 +114,7 @@ class Limits:
     hold: float = 5.0
     cancel_autovacuum: bool = True
     pause: Callable[[float], None] = time.sleep
+    between: Callable[[], None] = lambda: None  # between the batches of what takes long
 
 
 @dataclass
@@ -340,8 +344,10 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
             ).format(name, names(sql, table.schema, table.name), names(sql, table.key))
         )
         session.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(name, names(sql, CHECK)))
-        for index in mirrored(main):
+        for index in mirrored(table, main):
             create_index(session, table, index)
+        if guarded_index(main) is not None:
+            guarding.on_parent(session, table)
         like(session, table, table.name + NEW, storage=False)
 
     def link(session: Session) -> None:
@@ -352,19 +358,27 @@ def create_parent(session: Session, table: Table, limits: Limits, told: Locking)
                 )
             )
 
-    under_lock(session, "create_parent of " + table.name, table.schema, referenced(main, "SHARE ROW EXCLUSIVE"), link, limits, told, make)
+    locks = referenced(main, "SHARE ROW EXCLUSIVE") or [(table.name, "ACCESS SHARE")]
+    under_lock(session, "create_parent of " + table.name, table.schema, locks, link, limits, told, make)
 
 
 def create_index(session: Session, table: Table, index: Index) -> None:
     """Make an index of the table on the parent that is not in use yet."""
     from psycopg2 import sql
 
-    name, parent = names(sql, index.name + NEW), names(sql, table.schema, table.name + NEW)
-    if index.constraint:
-        session.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} UNIQUE ({})").format(parent, name, list_of(index.columns)))
+    _make_index(session, names(sql, table.schema, table.name + NEW), index, index.name + NEW)
+
+
+def _make_index(session: Session, place: Any, index: Index, name: str) -> None:
+    from psycopg2 import sql
+
+    if index.constraint or index.primary:
+        kind = "PRIMARY KEY" if index.primary else "UNIQUE"
+        statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} %s ({})" % kind)
+        session.execute(statement.format(place, names(sql, name), list_of(index.columns)))
         return
     # index.rest is how the server itself writes the definition.
-    head = sql.SQL("CREATE %sINDEX {} ON {} USING " % ("UNIQUE " if index.unique else "")).format(name, parent)
+    head = sql.SQL("CREATE %sINDEX {} ON {} USING " % ("UNIQUE " if index.unique else "")).format(names(sql, name), place)
     session.execute(head + sql.SQL(index.rest))
 
 
@@ -382,6 +396,9 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
                 " PRIMARY KEY ({}))"
             ).format(name, above, names(sql, table.pk))
         )
+        # HAPI makes a 409 of an error that names its constraint, and the error names that of the partition.
+        for index in own_unique(table, table.first if parent.name == table.name else main_of(table)):
+            _make_index(session, name, index, part_name(hapis_name(index), step.lower))
         like(session, table, step.object, storage=True)
 
     def attach(session: Session) -> None:
@@ -392,7 +409,8 @@ def add_partition(session: Session, table: Table, parent: Relation, step: Step, 
         )
 
     locks = referenced(parent, "SHARE ROW EXCLUSIVE")
-    locks.append((parent.name, "SHARE UPDATE EXCLUSIVE"))
+    # Writers begin with HFJ_RESOURCE: who waits there holds none of the tables that refer to it.
+    locks.append((parent.name, "SHARE ROW EXCLUSIVE" if parent.name == RESOURCE else "SHARE UPDATE EXCLUSIVE"))
     if parent.name == table.name:
         locks += [(item.key.table, "SHARE ROW EXCLUSIVE") for item in table.inbound]
     under_lock(session, "add_partition of " + step.object, table.schema, locks, attach, limits, told, make)
@@ -579,6 +597,57 @@ def validate_check(
         )
 
 
+def create_guard(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Make the guard and put its triggers on the table: the lock waits for whoever writes, so each later writer has them."""
+
+    def work(brief: Brief) -> None:
+        guarding.create(brief, table)
+        guarding.add_triggers(brief, table, table.name, False)
+
+    under_lock(session, "create_guard of " + table.name, table.schema, [(table.name, "SHARE ROW EXCLUSIVE")], work, limits, told)
+
+
+def drop_guard(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Take the triggers off a plain table and drop the guard."""
+
+    def work(brief: Brief) -> None:
+        guarding.drop_triggers(brief, table, table.name)
+        guarding.drop(brief, table)
+
+    locks = [(table.name, "ACCESS EXCLUSIVE"), (table.name + GUARD, "ACCESS EXCLUSIVE")]
+    under_lock(session, "drop_guard of " + table.name, table.schema, locks, work, limits, told)
+
+
+def fill_guard(session: Session, table: Table, limits: Limits, told: Locking) -> None:
+    """Fill in the rows that were there before the triggers, batch by batch, and compare. Raises PostgresError, HfjError."""
+    if table.guard is None:
+        raise AssertionError("a guard was to be filled that is not there")
+    after: Optional[int] = table.guard.filled
+    while after is not None:
+        limits.between()
+        after = _fill_batch(session, table, after, limits, told)
+    guarding.done(session, table)
+
+
+def _fill_batch(session: Session, table: Table, after: int, limits: Limits, told: Locking) -> Optional[int]:
+    """Fill in a batch, and return its last id. Rows that a request has locked are waited for, less than deadlock_timeout at a time."""
+    guard = table.name + GUARD
+    error = PostgresError("It was not tried.")
+    for number in range(limits.tries):
+        told.tries += 1
+        try:
+            with transaction(session, limits.lock_timeout):
+                return guarding.fill(session, table, after)
+        except PostgresError as exc:
+            if exc.sqlstate not in BUSY:
+                raise
+            error = exc
+        # An autovacuum of the guard, which grows, is no reason to end.
+        _give_way(session, table.schema, [guard], limits, told, number)
+    told.blockers += [holder_words(row) for row in holders(session, table.schema, [table.name])]
+    raise _gave_up("A batch of the filling in of " + guard, limits, told, error)
+
+
 # --- the swap and the way back -------------------------------------------------------------------------------------
 
 
@@ -604,14 +673,19 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
     main, new = main_of(table), table.new
     if new is None:
         raise AssertionError("a swap was planned without a parent")
-    inbound = table.inbound
+    inbound, guarded = table.inbound, guarded_index(main)
     locks = referenced(main, "ACCESS EXCLUSIVE")
     locks.append((table.name, "ACCESS EXCLUSIVE"))
+    if table.guard is not None:
+        locks.append((table.guard.name, "ACCESS EXCLUSIVE"))
     locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in inbound]
     locks.append((table.name + NEW, "ACCESS EXCLUSIVE"))
 
     changed = HfjError("Nothing was changed: %s was changed by somebody else meanwhile. Run prepare again." % table.name)
-    oids = [main.oid, new.oid]
+    oids = [main.oid, new.oid] + ([table.guard.oid] if table.guard is not None else [])
+    if guarded is not None:
+        # What the triggers have kept since it was filled in, and that nobody has written past them.
+        guarding.prove(session, table)
     mark = session.value(FINGERPRINT, {"oids": oids})
     now = read_table(session, table.schema, table.name)
     if now.main is None or now.main.oid != main.oid or now.state != "prepared" or now.inbound != inbound or now.main.check_bound != bound:
@@ -634,6 +708,11 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
         for item in inbound:
             session.execute(drop_inbound_key(sql, item))
         _rename_indexes(session, table, main, FIRST, NEW)
+        if guarded is not None:
+            # Those of the parent come with the attachment, and speak first.
+            guarding.drop_triggers(session, table, table.name)
+            rename_index(session, table.schema, guarded.name, guarded.name + FIRST)
+            rename_index(session, table.schema, guarded.name + GUARD, guarded.name)
         rename(session, table.schema, table.name, table.name + FIRST)
         rename(session, table.schema, table.name + NEW, table.name)
         session.execute(
@@ -645,10 +724,13 @@ def swap(session: Session, table: Table, bound: int, look: Look, limits: Limits,
             sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(names(sql, table.schema, table.name + FIRST), names(sql, CHECK))
         )
         for item in inbound:
-            pair = (table.pk, table.key)
-            session.execute(add_inbound_key(sql, item, table, (item.key.columns[0], item.partner), pair))
+            session.execute(add_inbound_key(sql, item, table, table.referring(item), table.pair))
         if session.value(INDEX_COUNT, {"oid": main.oid}) != count:
             raise HfjError("Nothing was changed: attaching %s would have built an index under the lock. Run prepare again." % table.name)
+        if guarded is not None:
+            faults = guard_faults(read_table(session, table.schema, table.name))
+            if faults:
+                raise HfjError("Nothing was changed: the guard of %s would not see every row: %s." % (table.name, "; ".join(faults)))
         after = key_shapes(session, new.oid)
         if after != before:
             raise HfjError("Nothing was changed: %s would have other foreign keys, %s and not %s." % (table.name, after, before))
@@ -671,6 +753,8 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
     others = [part.name for part in main.parts if part.name != first.name]
     locks = referenced(main, "ACCESS EXCLUSIVE")
     locks.append((table.name, "ACCESS EXCLUSIVE"))
+    if table.guard is not None:
+        locks.append((table.guard.name, "ACCESS EXCLUSIVE"))
     locks.append((first.name, "ACCESS EXCLUSIVE"))
     locks += [(name, "ACCESS EXCLUSIVE") for name in others]
     locks += [(item.key.table, "ACCESS EXCLUSIVE") for item in table.inbound]
@@ -712,6 +796,9 @@ def swap_back(session: Session, table: Table, allow_copy: bool, limits: Limits, 
             raise changed
         # With its partitions, which are empty or copied.
         session.execute(sql.SQL("DROP TABLE {}").format(names(sql, table.schema, table.name)))
+        if table.name == RESOURCE:
+            # The unique index of the first partition is that of the whole table again, and gets its name back.
+            guarding.drop(session, table)
         rename(session, table.schema, first.name, table.name)
         for index in first.indexes:
             if index.name.endswith(FIRST):
@@ -796,7 +883,7 @@ def add_inbound_key(sql: Any, item: Inbound, table: Table, columns: Sequenced[st
 
 
 def _rename_indexes(session: Session, table: Table, main: Relation, old: str, new: str) -> None:
-    for index in mirrored(main):
+    for index in mirrored(table, main):
         rename_index(session, table.schema, index.name, index.name + old)
         rename_index(session, table.schema, index.name + new, index.name)
 
@@ -850,6 +937,12 @@ def carry_out(
         build_index(session, table)
     elif step.action == "drop_index":
         drop_index(session, table, step.object)
+    elif step.action == "create_guard":
+        create_guard(session, table, limits, told)
+    elif step.action == "fill_guard":
+        fill_guard(session, table, limits, told)
+    elif step.action == "drop_guard":
+        drop_guard(session, table, limits, told)
     elif step.action == "create_parent":
         create_parent(session, table, limits, told)
     elif step.action == "drop_parent":

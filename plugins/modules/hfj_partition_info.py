@@ -152,6 +152,21 @@ tables:
       type: list
       elements: dict
       sample: []
+    guard:
+      description:
+        - Of HFJ_RESOURCE, the table that keeps (RES_TYPE, FHIR_ID) unique over its partitions, or that would be made with O(unique_guard). V(null)
+          for other tables.
+        - C(state) is V(none), V(filling) with the C(percent) of the ids that are filled in, V(complete), or V(broken) with the reasons in C(faults).
+          C(expected_bytes) is what it takes for the rows of now.
+      type: dict
+      sample:
+        name: hfj_resource_bd_guard
+        state: complete
+        percent: 100.0
+        faults: []
+        rows: 5000000
+        bytes: 587202560
+        expected_bytes: 600000000
     partitions:
       description: Its partitions, the lowest first. V(null) for an open bound.
       type: list
@@ -258,7 +273,9 @@ HAPI_UPGRADE = [
 ]
 
 
-def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj.Sequence) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+def one_table(
+    session: Session, params: dict[str, Any], name: str, sequence: hfj.Sequence, version: int
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
     """Return what is told of a table, its findings, and its foreign keys. Raises PostgresError."""
     table = catalog.read_table(session, params["schema"], name)
     options = (params["wait_days"], params["months"], params["ahead"])
@@ -272,9 +289,11 @@ def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj
         found.append(finding("first_bound_near", "error", "%s.%s" % (table.schema, table.name), "a bound far ahead", what, str(exc)))
         bounds = hfj.propose(sequence, *options, 0, params["width"])
     table = catalog.with_taken(session, table, bounds)
-    found += hfj.judge(table, bounds) + hfj.judge_sequence(table, sequence, params["alarm_days"])
+    found += hfj.judge_guard_server(table, version, params["unique_guard"])
+    found += hfj.judge(table, bounds, params["unique_guard"]) + hfj.judge_sequence(table, sequence, params["alarm_days"])
     worth, why = hfj.worth(table, params["min_size"])
-    worth = worth and name != catalog.RESOURCE
+    whole = name == hfj.RESOURCE and not params["unique_guard"] and table.guard is None
+    worth = worth and not whole
     plain = table.state in ("plain", "preparing", "prepared")
     per_row = catalog.measure(session, table) if worth and plain and params["sample"] else None
     end = hfj.last_bound(table.main) if table.state in ("swapped", "unfinished") else None
@@ -282,7 +301,7 @@ def one_table(session: Session, params: dict[str, Any], name: str, sequence: hfj
     there = {
         **catalog.report(table, sequence, bounds),
         "worth": worth,
-        "why": why if name != catalog.RESOURCE else "it stays whole: UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id",
+        "why": "it stays whole: UNIQUE (RES_TYPE, FHIR_ID) can't be kept over partitions by id" if whole else why,
         "feasible": not any(item["severity"] == "error" for item in found),
         "needs": hfj.needs(table, per_row),
         "progress": {"pid": table.building, "percent": round(table.progress, 1)},
@@ -311,7 +330,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         )  # fmt: skip
         tables, keys = [], []
         for name in params["tables"] or catalog.candidates(session, params["schema"]):
-            there, more, referring = one_table(session, params, name, sequence)
+            there, more, referring = one_table(session, params, name, sequence, server["version"])
             tables.append(there)
             found += more if there["worth"] or params["tables"] or there["state"] not in ("plain", "missing") else []
             keys += referring

@@ -78,11 +78,11 @@ def site(made: Site) -> Site:
 def do(site: Site, run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Do a step of the partitioning by the module, as the playbook does."""
 
-    def call(*steps: str, table: str = TOKEN) -> dict[str, Any]:
+    def call(*steps: str, table: str = TOKEN, **more: Any) -> dict[str, Any]:
         for step in steps:
             found = run(
                 hfj_partition, project_dir=str(site.dir), service="postgres", login_password_variable="FHIR_DB_SUPERUSER_PASSWORD", table=table,
-                step=step,
+                step=step, **more,
             )  # fmt: skip
             assert found["rc"] == 0, found["msg"]
         return found
@@ -300,6 +300,29 @@ def test_an_operator_who_changes_the_deployment(site: Site, do: Callable[..., An
     assert "rahim@ops" in found["findings"][0]["found"]
     _change.close(store, _change.Token.parse(str(token)), "succeeded", "")
     assert len(job()["steps"]) == 1
+
+
+@pytest.mark.full
+def test_hfj_resource_and_its_guard_are_looked_after(site: Site, do: Callable[..., dict[str, Any]], job: Job) -> None:
+    resource = "hfj_resource"
+    # Plain, it is none of its business.
+    assert [row["table"] for row in job()["tables"]] == []
+    parts = do("prepare", "swap", table=resource, unique_guard=True)["partitions"]
+    found = job()
+    assert (found["rc"], found["ids"], found["steps"]) == (0, [], [])
+    assert [(row["table"], row["state"]) for row in found["tables"]] == [(resource, "swapped")]
+    site.sequence_at(parts[0]["upper"] + 5001)
+    site.resource(parts[0]["upper"] + 5000)
+    found = job()
+    assert [step["object"] for step in found["steps"]] == [f"{resource}_p{parts[-1]['upper']}"]
+    assert (found["rc"], metric(found, "partitions_ahead", resource)) == (0, 2)
+    # The new one has the guard's triggers too, and one that is off is told.
+    off = f"ALTER TABLE {resource}_p{parts[-1]['upper']} %s TRIGGER hfj_resource_bd_guard_insert"
+    site.script(off % "DISABLE")
+    found = job()
+    assert (found["rc"], found["ids"]) == (1, ["guard_trigger_off"])
+    site.script(off % "ENABLE")
+    assert job()["rc"] == 0
 
 
 # --- it could not look ---------------------------------------------------------------------------------------------

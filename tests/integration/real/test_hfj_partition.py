@@ -390,6 +390,11 @@ def test_case_93_no_foreign_key_stays_on_the_first_partition(site: Site, do: Run
     with pytest.raises(AssertionError, match="violates foreign key"):
         site.script("INSERT INTO hfj_history_tag (pid, tag_id, res_ver_pid, res_id, res_type) VALUES (-1, 1, -1, 1, 'Patient')")
     do("verify", VERSIONS, expected_foreign_keys=swapped["foreign_keys"]["before"])
+    # HAPI tells a conflict of versions from a fault by the name of the constraint, and an error names that of the partition.
+    unique = "SELECT k.conname FROM pg_constraint k JOIN pg_inherits i ON i.inhrelid = k.conrelid WHERE i.inhparent = 'hfj_res_ver'::regclass"
+    names = site.script(unique + " AND k.contype = 'u'").split()
+    assert len(names) == len(swapped["partitions"])
+    assert all(name.startswith("idx_resver_id_ver_p") for name in names), names
     # Seen red: one that is lost, and one that refers to the first partition.
     site.script("ALTER TABLE hfj_history_tag DROP CONSTRAINT fk_historytag_history")
     assert "foreign_keys_differ" in ids(do("verify", VERSIONS, fails=True, expected_foreign_keys=swapped["foreign_keys"]["before"]))

@@ -15,6 +15,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import (
     Bounds,
     Column,
     ForeignKey,
+    Guard,
     HfjError,
     Inbound,
     Index,
@@ -404,3 +405,157 @@ def test_disk_and_worth() -> None:
     assert need["seconds"] == 20
     assert hfj.needs(plain(), None)["seconds"] is None
     assert [hfj.human(size) for size in (1, 2048, 3 * 2**40)] == ["1 B", "2 kB", "3 TB"]
+
+
+# --- HFJ_RESOURCE and its guard -----------------------------------------------------------------------------------
+
+RES_PK = Index("hfj_resource_pkey", "btree (res_id)", True, True, columns=("res_id",))
+PAIR = Index("idx_res_type_fhir_id", "btree (res_type, fhir_id)", True, constraint=True, columns=("res_type", "fhir_id"))
+DATE = Index("idx_res_date", "btree (res_updated)", columns=("res_updated",))
+IN_RES = Inbound(ForeignKey("fk_t", "public", "t", ("res_id",), "public", "hfj_resource", ("res_id",)))
+PLAIN_TRIGGERS = frozenset(("hfj_resource", kind) for kind in hfj.AFTER_ROW)
+NEW_TRIGGERS = frozenset(("hfj_resource_bd_new", kind) for kind in hfj.BEFORE_ROW)
+GUARDED = ["create_guard", "fill_guard", "create_parent", "add_partition", "add_partition", "add_check", "validate_check"]
+
+
+def resource(guard: Optional[Guard] = None, **more: Any) -> Table:
+    """HFJ_RESOURCE as it is before."""
+    main = Relation(1, "public", "hfj_resource", "r", "app", 10**9, 1e6, (RES_PK, DATE, PAIR))
+    return Table("public", "hfj_resource", "res_id", "res_id", False, main, inbound=(IN_RES,), guard=guard, **more)
+
+
+def guard(**more: Any) -> Guard:
+    """A guard of a plain table to which nothing is missing."""
+    there = Guard(7, "hfj_resource_bd_guard", "app", 1000, 10, "idx_res_type_fhir_id_bd_guard", None, "app", PLAIN_TRIGGERS | NEW_TRIGGERS)
+    return replace(there, **more)
+
+
+def resource_parent(*lowers: int) -> Relation:
+    indexes = (replace(RES_PK, name="hfj_resource_pkey_bd_new"), replace(DATE, name="idx_res_date_bd_new"))
+    parts = tuple(Part(f"hfj_resource_p{lower}", lower, lower + 1000) for lower in lowers)
+    return Relation(2, "public", "hfj_resource_bd_new", "p", "app", indexes=indexes, parts=parts, partition_key="RANGE (res_id)")
+
+
+def resource_swapped(guard: Optional[Guard]) -> Table:
+    parts = (Part("hfj_resource_p0", None, 20000), Part("hfj_resource_p20000", 20000, 21000), Part("hfj_resource_p21000", 21000, 22000))
+    main = replace(resource_parent(), name="hfj_resource", parts=parts, indexes=(RES_PK, DATE), analyzed=True)
+    first = Relation(1, "public", "hfj_resource_p0", "r", indexes=(RES_PK, DATE, replace(PAIR, name=PAIR.name + "_p0")))
+    return replace(resource(guard), main=main, first=first)
+
+
+def swapped_guard(**more: Any) -> Guard:
+    names = ("hfj_resource", "hfj_resource_p0", "hfj_resource_p20000", "hfj_resource_p21000")
+    return guard(index=PAIR.name, triggers=frozenset((name, kind) for name in names for kind in hfj.BEFORE_ROW), **more)
+
+
+def told(found: list[dict[str, Any]]) -> list[str]:
+    """The ids, but for what comes of this table having fewer indexes than HAPI's."""
+    return [id for id in ids(found) if id != "schema_differs"]
+
+
+@pytest.mark.parametrize(
+    ("table", "state", "left"),
+    [
+        (resource(), "plain", GUARDED),
+        (resource(guard(filled=0)), "preparing", GUARDED[1:]),
+        (resource(guard(filled=500)), "preparing", GUARDED[1:]),
+        (resource(guard()), "preparing", GUARDED[2:]),
+        (resource(guard(), new=resource_parent(20000, 21000)), "preparing", GUARDED[5:]),
+        (with_check(resource(guard(), new=resource_parent(20000, 21000))), "prepared", []),
+        # A guard that may have missed something is made anew, and the parent with it: its triggers need the function.
+        (
+            with_check(resource(guard(triggers=NEW_TRIGGERS | {("hfj_resource", 5)}), new=resource_parent(20000, 21000))), "preparing",
+            ["drop_check", "drop_parent", "drop_guard", *GUARDED],
+        ),
+        (resource(guard(function_owner="")), "preparing", ["drop_guard", *GUARDED]),
+        (resource(guard(index="")), "preparing", ["drop_guard", *GUARDED]),
+        # The parent lacks its triggers, and the guard is whole.
+        (with_check(resource(guard(triggers=PLAIN_TRIGGERS), new=resource_parent(20000))), "preparing", ["drop_check", "drop_parent", *GUARDED[2:]]),
+        (resource_swapped(swapped_guard()), "swapped", []),
+    ],
+)  # fmt: skip
+def test_hfj_resource_has_its_way_on_too(table: Table, state: str, left: list[str]) -> None:
+    assert table.state == state
+    steps, dummy = hfj.plan_prepare(table, SEQUENCE, BOUNDS)
+    assert actions(steps) == left
+
+
+def test_hfj_resource_has_a_way_back_from_everywhere() -> None:
+    assert actions(hfj.plan_undo(resource())) == []
+    assert actions(hfj.plan_undo(resource(guard(filled=3)))) == ["drop_guard"]
+    whole = with_check(resource(guard(), new=resource_parent(20000, 21000)))
+    assert actions(hfj.plan_undo(whole)) == ["drop_check", "drop_parent", "drop_guard"]
+    assert actions(hfj.plan_undo(resource_swapped(None))) == ["swap_back", "validate_key"]
+    assert actions(hfj.plan_swap(whole)) == ["swap", "validate_key", "analyze"]
+
+
+def test_hfj_resource_is_partitioned_by_its_primary_key() -> None:
+    table = resource()
+    assert (table.narrow, table.pair, table.referring(IN_RES)) == (True, ("res_id",), ("res_id",))
+    assert (plain().narrow, plain().pair, plain().referring(INBOUND)) == (False, ("sp_id", "res_id"), ("pid", "res_id"))
+    assert table.main is not None
+    assert hfj.mirrored(table, table.main) == [RES_PK, DATE]
+    assert hfj.names_made(table, Bounds(20000, 1000, 1)) == [
+        "hfj_resource_bd_guard", "hfj_resource_bd_new", "hfj_resource_p0", "hfj_resource_p20000", "hfj_resource_pkey_bd_new", "hfj_resource_pkey_p0",
+        "idx_res_date_bd_new", "idx_res_date_p0", "idx_res_type_fhir_id_bd_guard", "idx_res_type_fhir_id_p0", "idx_res_type_fhir_id_p20000",
+    ]  # fmt: skip
+
+
+def test_a_guard_is_an_explicit_choice() -> None:
+    found = hfj.judge(resource(), BOUNDS)
+    assert told(found) == ["unique_without_key"]
+    assert "Or choose unique_guard" in found[0]["hint"]
+    assert told(hfj.judge(resource(), BOUNDS, True)) == []
+    # What was begun was chosen.
+    assert told(hfj.judge(resource(guard()), BOUNDS)) == ["partition_half_done"]
+    # It stands for this index alone, and for nothing that is more than unique.
+    less = replace(PAIR, name="x", columns=("res_type",), rest="btree (res_type)")
+    for other in (replace(PAIR, rest="btree (res_type, fhir_id) NULLS NOT DISTINCT"), less):
+        table = resource()
+        assert table.main is not None
+        table = replace(table, main=replace(table.main, indexes=(RES_PK, DATE, other)))
+        found = hfj.judge(table, BOUNDS, True)
+        assert "unique_without_key" in told(found)
+        assert "unique_guard" not in found[0]["hint"]
+    table = replace(table, main=replace(table.main, indexes=(RES_PK, DATE)))  # type: ignore[type-var]
+    assert "no unique index on (res_type, fhir_id)" in [item["found"] for item in hfj.judge(table, BOUNDS, True)]
+    # A table of another name has none.
+    assert told(hfj.judge(plain(), BOUNDS, True)) == told(hfj.judge(plain(), BOUNDS))
+
+
+def test_tables_that_refer_to_hfj_resource_have_to_be_plain() -> None:
+    in_use = replace(resource(), inbound=(replace(IN_RES, key=replace(IN_RES.key, partitioned=True)),))
+    assert told(hfj.judge(in_use, BOUNDS, True)) == ["inbound_table_partitioned"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "ids_"),
+    [
+        (None, ["guard_missing"]),
+        ({"index": "other"}, ["guard_missing"]),
+        ({"index": ""}, ["guard_missing"]),
+        ({"function_owner": "other"}, ["guard_trigger_off"]),
+        ({"function_owner": ""}, ["guard_trigger_off"]),
+        ({"triggers": frozenset()}, ["guard_trigger_off"]),
+        ({"unindexed": ("hfj_resource_p21000",)}, ["guard_index_missing"]),
+        ({}, []),
+    ],
+)
+def test_what_is_wrong_with_a_guard_is_told(damage: Optional[dict[str, Any]], ids_: list[str]) -> None:
+    there = None if damage is None else replace(swapped_guard(), **damage)
+    assert told(hfj.judge(resource_swapped(there), BOUNDS)) == ids_
+    assert ids(hfj.judge_guard(swapped())) == []
+
+
+def test_a_guard_needs_a_server_that_is_not_too_old() -> None:
+    for table, version, chosen, wanted in (
+        (resource(), 140012, True, ["guard_server_old"]), (resource(guard()), 140012, False, ["guard_server_old"]), (resource(), 140012, False, []),
+        (resource(), 150018, True, []), (plain(), 140012, True, []),
+    ):  # fmt: skip
+        assert ids(hfj.judge_guard_server(table, version, chosen)) == wanted
+
+
+def test_a_partition_of_later_needs_its_triggers_too() -> None:
+    there = swapped_guard()
+    less = replace(there, triggers=there.triggers - {("hfj_resource_p21000", 11)})
+    assert hfj.guard_faults(resource_swapped(less)) == ["a trigger of hfj_resource_p21000 is gone or disabled"]

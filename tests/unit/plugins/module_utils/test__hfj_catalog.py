@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog as catalog
-from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Bounds, ForeignKey, HfjError, Part, Relation, Sequence, Table
+from ansible_collections.dghs.bd_fhir.plugins.module_utils._hfj import Bounds, ForeignKey, Guard, HfjError, Index, Part, Relation, Sequence, Table
 from ansible_collections.dghs.bd_fhir.plugins.module_utils._postgres import PostgresError
 
 KEY = ForeignKey("fk_t", "public", "t", ("res_id",), "public", "hfj_resource", ("res_id",))
@@ -112,3 +113,38 @@ def test_options_out_of_range() -> None:
     for name, value in (("ahead", 0), ("months", 0), ("width", -1), ("first_bound", -1), ("wait_days", -0.5)):
         with pytest.raises(HfjError, match=name):
             catalog.check_ranges({**params, name: value})
+
+
+def test_what_is_told_of_a_guard() -> None:
+    pair = Index("idx_res_type_fhir_id", "btree (res_type, fhir_id)", True, columns=("res_type", "fhir_id"))
+    main = Relation(1, "public", "hfj_resource", "r", rows=1000.0, indexes=(pair,))
+    table = Table("public", "hfj_resource", "res_id", "res_id", False, main)
+
+    def told(table: Table) -> Any:
+        return catalog.report(table, Sequence("s", 100, 50, False, 200, 5.0), Bounds(500, 10, 2))["guard"]
+
+    assert (told(table)["state"], told(table)["expected_bytes"], told(table)["faults"]) == ("none", 120000, [])
+    triggers = frozenset(("hfj_resource", kind) for kind in (5, 9, 17))
+    guard = Guard(7, "hfj_resource_bd_guard", "app", 5, 6.0, "i", 50, "app", triggers)
+    found = told(replace(table, guard=guard))
+    assert (found["state"], found["percent"], found["rows"], found["bytes"]) == ("filling", 25.0, 6, 5)
+    assert told(replace(table, guard=replace(guard, filled=catalog.LOWEST)))["percent"] == 0
+    assert told(replace(table, guard=replace(guard, filled=None)))["state"] == "complete"
+    assert told(replace(table, guard=replace(guard, triggers=frozenset())))["state"] == "broken"
+    assert told(Table("public", "t", "sp_id", "res_id", False, replace(main, name="t"))) is None
+
+
+def test_the_table_of_somebody_else_is_no_guard() -> None:
+    def answers(columns: list[str], comment: str = "") -> Any:
+        row = {"oid": 7, "owner": "app", "bytes": 1, "rows": 2.0, "comment": comment, "columns": columns, "function_owner": "app"}
+        return SimpleNamespace(rows=lambda query, params: [row] if query == catalog.GUARD_TABLE else [])
+
+    relation = Relation(1, "public", "hfj_resource", "r")
+    assert catalog.read_guard(answers(["i"]), "public", relation) is None
+    for comment, filled in (
+        ("", catalog.LOWEST), ("ours", catalog.LOWEST), ("bd_fhir: filled up to 50", 50), ("bd_fhir: filled up to -5", -5),
+        ("bd_fhir: complete", None),
+    ):  # fmt: skip
+        found = catalog.read_guard(answers(["res_type", "fhir_id"], comment), "public", relation)
+        assert found is not None
+        assert found.filled == filled
