@@ -279,6 +279,33 @@ def test_a_killed_run_is_finished_by_the_next_there_and_back(before: dict[str, s
     assert files == {name: before[name] for name in files}
 
 
+def test_a_copy_that_waits_renews_the_window_and_outlives_its_play(before: dict[str, str]) -> None:
+    """The copy runs on the host: who comes after the kill waits for its end before HAPI is started."""
+    ok(VERB, *facts(**QUICK), *CONSENT)
+    since = len(on_host("cat", JOURNAL).splitlines())
+
+    def told(words: str) -> int:
+        return on_host("bash", "-c", f"tail -n +{since + 1} {JOURNAL}").count(words)
+
+    # Rounds of a quarter of a minute in place of ten.
+    patient = {"_hapi_partitioning_round_seconds": 15, "hapi_partitioning_lock_tries": 1000}
+    with Load(announced=True) as load:
+        with client("report", "postgres", f"BEGIN; SELECT count(*) FROM {TABLES[0]}; SELECT pg_sleep(900)"):
+            until("it holds the lock", 30, lambda: psql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'report'") == "1")
+            doomed = Background(BACK, *CONSENT, "-e", json.dumps(patient))
+            until("the window is renewed twice", 500, lambda: told("open window") >= 3 and told("goes on") >= 2)
+            doomed.kill()
+            assert TABLES[0] in partitioned()
+            assert not running()
+            psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'")
+        until("the copy is done, with nobody to see it", 60, lambda: TABLES[0] not in partitioned())
+        ok(BACK, *CONSENT)
+        time.sleep(3)
+    assert_announced(load, windows=2)
+    assert schema() == before["schema"]
+    nothing_is_left()
+
+
 def test_the_way_back_brings_hapi_back_as_well(before: dict[str, str]) -> None:
     killed_and_finished(VERB, facts(**QUICK), "HAPI is stopped", len(TABLES), then=BACK)
     assert schema() == before["schema"]
