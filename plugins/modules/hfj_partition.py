@@ -32,8 +32,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - RV(plan) is then what a real run does. Every refusal comes as in a real run, but for a C(swap) of a table that is not prepared yet, which
-        is a finding then.
+      - RV(plan) is then what a real run does. Every refusal comes as in a real run, but for a C(swap) of a table that is not prepared yet, and for
+        a copy while HAPI still works, which are findings then.
   diff_mode:
     support: full
   idempotent:
@@ -506,7 +506,14 @@ class Partitioning:
             what = ", ".join(gone)
             raise hfj.HfjError("Nothing was changed: %s of %s would not be on the copy. Drop it, and make it anew after." % (what, table.name))
         busy = copying.at_work(session, table)
-        if busy:
+        if busy and self.module.check_mode:
+            self.result["findings"].append(
+                finding(
+                    "hapi_at_work", "info", "%s.%s" % (table.schema, table.name), "nobody who did something within %d s" % copying.QUIET_SECONDS,
+                    ", ".join(busy), "Stop HAPI before a real run, which refuses to copy as long as HAPI works.",
+                )
+            )  # fmt: skip
+        elif busy:
             raise hfj.HfjError(
                 "Nothing was changed: HAPI still works: %s has sessions that did something within %d s: %s. Stop HAPI, and run this again."
                 % (table.main.owner if table.main else "", copying.QUIET_SECONDS, ", ".join(busy))
