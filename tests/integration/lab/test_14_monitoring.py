@@ -219,11 +219,11 @@ def test_a_month_that_can_not_be_made(watched: set[str]) -> None:
             until("it holds the table", 30, lambda: psql("SELECT count(*) FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock'", "bd-postgres-audit",
                                                          database="auditdb") != "0")
             on_host(*JOB, check=False)
+    finally:
         psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'", "bd-postgres-audit")
         on_host(*JOB)
-        gone("AuditPartitionsRunOut")
-    finally:
-        ok("rollback_maintain_audit_partitions")
+    gone("AuditPartitionsRunOut")
+    ok("rollback_maintain_audit_partitions")
 
 
 # From here on HapiRestarted stays for a quarter of an hour.
