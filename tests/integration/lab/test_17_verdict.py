@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from load import Load
-from pilot_host import FIRST, FIRST_BACK, HOST, PROJECT, healthy, ok, on_host, snapshot, until
+from pilot_host import FIRST, FIRST_BACK, HOST, healthy, ok, on_host, snapshot, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
@@ -34,8 +34,7 @@ def reports(pilot: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         assert load.lost() == []
     finally:
         # A million resources, and the sequence behind them, are in the way of what is tested next: that begins with empty databases.
-        on_host("bash", "-c", f"cd {PROJECT} && docker compose --env-file .env down --volumes --timeout 60")
-        ok("tests/lab/pilot.yml")
+        ok("tests/lab/pilot.yml", "-e", "lab_reset=true")
         until("one healthy replica", 300, lambda: healthy(1))
 
 
