@@ -80,7 +80,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", [pytest.param(name, marks=[] if name == "cloning" else [pytest.mark.full]) for name in MOMENTS])
+@pytest.mark.full
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_on_the_way_it_can_go_back(before: dict[str, str], moment: str) -> None:
     killed = Background("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
     until(moment, 120, lambda: MOMENTS[moment]() or killed.process.poll() is not None)

@@ -513,6 +513,7 @@ def test_case_71_a_hole_of_six_hours(site: Site, run: Run) -> None:
     assert run(audit_partition, **site.args(**args))["rc"] == 0
 
 
+@pytest.mark.full
 def test_case_71_the_zone_of_a_session_never_counts(site: Site, run: Run) -> None:
     """Neither that of the role, nor of the server, nor its way of writing dates."""
     plans = []

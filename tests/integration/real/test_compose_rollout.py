@@ -701,6 +701,7 @@ def test_tcp_probe(deployment: Deployment) -> None:
     assert "path" in deployment.module(3, probe={"port": 8080})["msg"]
 
 
+@pytest.mark.full
 def test_tcp_probe_finds_the_port_of_a_pooler(deployment: Deployment) -> None:
     """Images of pgBouncer listen on different ports; the container's environment says on which."""
 
@@ -740,6 +741,7 @@ def test_only_replica_without_room(deployment: Deployment) -> None:
     assert deployment.drained() == []
 
 
+@pytest.mark.full
 def test_fixed_name_is_taken_on_kept_and_given_up(deployment: Deployment) -> None:
     """The way back to an owner's container_name: Compose is never asked for two containers of one name."""
     deployment.up(1)

@@ -265,6 +265,7 @@ def test_the_port_changes_hands_under_load(site: Site) -> None:
     assert len({site.ask()[1] for _number in range(60)}) == 3
 
 
+@pytest.mark.full
 def test_the_state_is_kept(site: Site) -> None:
     before = site.starts()
     # Forgotten in a later run, the port stays where it is answered.

@@ -451,6 +451,7 @@ def test_only_so_many_stay(site: Site, run: Run) -> None:
     assert path.exists()
 
 
+@pytest.mark.full
 def test_the_whole_server_under_load(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """pg_basebackup: the state at its end, compared within what was written meanwhile."""
     # The load's sessions end, and hand in their counters, all the time.

@@ -107,6 +107,7 @@ def test_balancer_values_come_back_from_yaml(render: Render) -> None:
         assert isinstance(found["image"], str)
 
 
+@pytest.mark.full
 def test_balancer_values_come_back_from_compose(render: Render, tmp_path: Path) -> None:
     owners = {"services": {"nginx": {"image": "none"}}, "networks": {name: {} for name in (*NAMES, "a")}}
     images = [word for word in WORDS if "$" not in word and word != EMOJI]
