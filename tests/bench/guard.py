@@ -11,20 +11,15 @@ it do not count. And what the guard takes of the disk for each row, how quickly 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from _result import publish
-from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, HapiTables
+from partition import step
 
 COUNT = 200_000
 VARIANTS = ("plain", "open", "guarded")
@@ -42,21 +37,7 @@ MANY = (
     "INSERT INTO hfj_resource (res_id, fhir_id, has_tags, res_published, res_updated, res_type, res_ver)"
     " SELECT i, i::text, true, now(), now(), 'Observation', 1 FROM generate_series(%(id)s, %(id)s + %(count)s - 1) i",
 )
-
-
-def step(site: HapiTables, name: str) -> tuple[dict[str, Any], float]:
-    """Run one step of the module as Ansible does; returns its result and the seconds that it took."""
-    login = {"service": "postgres", "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD"}
-    args = {"project_dir": str(site.dir), **login, "table": "hfj_resource", "unique_guard": True, "step": name, "first_bound": 50_000_000}
-    said = io.StringIO()
-    begin = time.monotonic()
-    with patch_module_args(args), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        hfj_partition.main()
-    seconds = time.monotonic() - begin
-    result: dict[str, Any] = json.loads(said.getvalue())
-    if result.get("failed"):
-        raise SystemExit(f"{name}: {result['msg']}")
-    return result, seconds
+CHOICE = {"table": "hfj_resource", "unique_guard": True, "first_bound": 50_000_000}
 
 
 class Writer:
@@ -107,9 +88,9 @@ def main() -> None:
                 site.script("SELECT setval('seq_resource_id', 40000001)")
                 site.script("VACUUM (PARALLEL 0, ANALYZE)")
                 if name != "plain":
-                    prepared, dummy = step(site, "prepare")
+                    prepared, dummy = step(site, "prepare", **CHOICE)
                     site.script("CHECKPOINT")
-                    swapped, dummy = step(site, "swap")
+                    swapped, dummy = step(site, "swap", **CHOICE)
             sites["open"].script("ALTER TABLE hfj_resource DISABLE TRIGGER USER")
             fill = next(part["seconds"] for part in prepared["plan"] if part["action"] == "fill_guard")
             held = swapped["lock"]["held_ms"]

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, Databases
@@ -97,6 +97,20 @@ class HapiTables(Databases):
             yield made
         finally:
             made.stop()
+
+
+Tables = TypeVar("Tables", bound=HapiTables)
+
+
+@contextmanager
+def filled(site: Tables, count: int) -> Iterator[Tables]:
+    """Start the server, with a filled database from which each test gets a copy, and take all away at the end."""
+    try:
+        site.start(pooler="", max_connections=60)
+        site.template(count)
+        yield site
+    finally:
+        site.remove()
 
 
 class Load:

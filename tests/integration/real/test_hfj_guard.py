@@ -19,7 +19,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_guard, _h
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real import real_database
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, image
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import fhir, for_hapi, hapi
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import fhir, filled, for_hapi, hapi
 from ansible_collections.dghs.bd_fhir.tests.integration.real.test_hfj_partition import (
     COUNT,
     KNOWN,
@@ -53,13 +53,8 @@ PAIRS = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("guard") / "site", "guard")
-    try:
-        site.start(pooler="", max_connections=60)
-        site.template(COUNT)
+    with filled(Site(tmp_path_factory.mktemp("guard") / "site", "guard"), COUNT) as site:
         yield site
-    finally:
-        site.remove()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _change
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, HapiTables
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, HapiTables, filled
 from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, WITHOUT_ANSIBLE, lay, started
 
 pytestmark = pytest.mark.engine
@@ -59,13 +59,8 @@ class Site(HapiTables):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("hfjjob") / "site", "hfjjob")
-    try:
-        site.start(pooler="", max_connections=60)
-        site.template(COUNT)
+    with filled(Site(tmp_path_factory.mktemp("hfjjob") / "site", "hfjjob"), COUNT) as site:
         yield site
-    finally:
-        site.remove()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, 
 from ansible_collections.dghs.bd_fhir.plugins.modules import fhir_roundtrip, hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables, fhir, for_hapi, hapi
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, SCHEMA, HapiTables, fhir, filled, for_hapi, hapi
 
 pytestmark = pytest.mark.engine
 
@@ -72,13 +72,8 @@ class Site(HapiTables):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("hfj") / "site", "hfj")
-    try:
-        site.start(pooler="", max_connections=60)
-        site.template(COUNT)
+    with filled(Site(tmp_path_factory.mktemp("hfj") / "site", "hfj"), COUNT) as site:
         yield site
-    finally:
-        site.remove()
 
 
 @pytest.fixture
