@@ -46,7 +46,7 @@ def verdict(folder: Path, name: str) -> dict[str, Any]:
     assert snapshot() == before
     found: dict[str, Any] = json.loads((folder / name / f"{HOST}.json").read_text(encoding="utf-8"))
     page = (folder / name / f"{HOST}.html").read_text(encoding="utf-8")
-    assert found["phase"] in page
+    assert f"The load asks for the phase {found['phase']}" in page
     told = (folder / name / f"{HOST}.prom").read_text(encoding="utf-8")
     assert f"\nbd_fhir_load_level {LEVELS.index(found['level'])}\n" in told
     return found
