@@ -47,7 +47,7 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:11px sys
 .bars{display:grid;gap:8px}.bar-text{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 12px;font-size:.9rem}
 .bar-text span:first-child{overflow-wrap:anywhere}.bar-text span:last-child{white-space:nowrap;font-variant-numeric:tabular-nums}
 .bar{height:10px}.bar .track{fill:var(--track)}.bar .part{fill:var(--blue)}.bar .part.warning{fill:var(--warn)}.bar .part.error{fill:var(--bad)}
-time{white-space:nowrap}ul{margin:.3em 0;padding-left:1.2em}code{overflow-wrap:anywhere}
+time{white-space:nowrap}ul{margin:.3em 0;padding-left:1.2em}code{overflow-wrap:anywhere}td code{overflow-wrap:break-word}
 @media (max-width:640px){main{padding:8px}section{padding:12px;margin:10px 0}.stack thead{display:none}.stack tr{display:block;padding:8px 0;
 border-bottom:1px solid var(--line)}.stack td{display:block;border:0;padding:1px 0;text-align:left!important;white-space:normal!important}
 .stack td[data-head]::before{content:attr(data-head) ": ";color:var(--soft)}}

@@ -113,7 +113,7 @@ def what_next(result: Result) -> str:
 def planned(plans: Result) -> str:
     """Return in a sentence which searches were planned."""
     whose = "the site's own searches" if plans.get("source") == "pg_stat_statements" else "a default set"
-    return "%d plans of %s%s." % (len(items(plans.get("searches"))), whose, ": %s" % plans["why"] if plans.get("why") else "")
+    return "Plans of %s: %d%s." % (whose, len(items(plans.get("searches"))), " (%s)" % plans["why"] if plans.get("why") else "")
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------

@@ -142,9 +142,9 @@ def test_the_page_tells_all_parts() -> None:
 
 @pytest.mark.parametrize("kind", ["html", "markdown"])
 def test_whose_searches_were_planned(kind: str) -> None:
-    assert "1 plans of the site" in report(FIXTURE, kind)
+    assert "Plans of the site" in report(FIXTURE, kind)
     plans = {**FIXTURE["plans"], "source": "default", "why": "a superuser plans nothing of others"}
-    assert "1 plans of a default set: a superuser plans nothing of others." in report({**FIXTURE, "plans": plans}, kind)
+    assert "Plans of a default set: 1 (a superuser plans nothing of others)." in report({**FIXTURE, "plans": plans}, kind)
 
 
 @pytest.mark.parametrize("kind", ["html", "markdown"])
