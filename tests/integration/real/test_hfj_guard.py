@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,24 +17,25 @@ import pytest
 from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_guard, _hfj_sql
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real import real_database
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS, image
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import fhir, filled, for_hapi, hapi
-from ansible_collections.dghs.bd_fhir.tests.integration.real.test_hfj_partition import (
-    COUNT,
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hfj import (
     KNOWN,
     TOKEN,
     VERSIONS,
+    Run,
     Site,
     actions,
     full,
     functional,
     ids,
     killed_at,
-)
+    steps,
+)  # fmt: skip
 
 pytestmark = pytest.mark.engine
 
-Run = Callable[..., dict[str, Any]]
+COUNT = 4000
 RESOURCE = "hfj_resource"
 GUARD = "hfj_resource_bd_guard"
 INDEX = "idx_res_type_fhir_id"
@@ -61,22 +61,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def site(made: Site) -> Site:
     made.fresh()
     # What is written by number here was given out.
-    made.script("SELECT setval('seq_resource_id', 16001)")
+    made.sequence_at(16001)
     return made
 
 
 @pytest.fixture
 def do(site: Site, run: Run) -> Run:
-    """Do one step with HFJ_RESOURCE, with the guard chosen; the result must hold no secret, and be no failure unless that is expected."""
-
-    def call(step: str, table: str = RESOURCE, check: bool = False, fails: bool = False, **more: Any) -> dict[str, Any]:
-        more.setdefault("unique_guard", True)
-        found = run(hfj_partition, check, **site.args(table=table, step=step, **more))
-        assert not any(secret in json.dumps(found) for secret in SECRETS)
-        assert bool(found.get("failed")) == fails, (found.get("msg"), found)
-        return found
-
-    return call
+    """Do a step with HFJ_RESOURCE, the guard chosen."""
+    return steps(site, run, RESOURCE, unique_guard=True)
 
 
 @pytest.fixture

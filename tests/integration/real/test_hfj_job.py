@@ -26,35 +26,16 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils import _change
 from ansible_collections.dghs.bd_fhir.plugins.modules import hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import SECRETS
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
-from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import CREATE, HapiTables, filled
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hapi import filled
+from ansible_collections.dghs.bd_fhir.tests.integration.real.real_hfj import TOKEN, VERSIONS, Site
 from ansible_collections.dghs.bd_fhir.tests.unit.plugins.job_on_host import ROOT, WITHOUT_ANSIBLE, lay, started
 
 pytestmark = pytest.mark.engine
 
-TOKEN = "hfj_spidx_token"
-VERSIONS = "hfj_res_ver"
 COUNT = 1000
 FILES = yaml.safe_load((ROOT / "roles/hapi_partitioning/vars/job.yml").read_text())["_hapi_partitioning_job_files"]
 PARTS = "SELECT count(*) FROM pg_inherits WHERE inhparent = '%s'::regclass"
 CHECK = "SELECT count(*) FROM pg_constraint WHERE conname = 'bd_fhir_below'"
-
-
-class Site(HapiTables):
-    """The server, and the modules that partition its tables."""
-
-    def resource(self, id: int) -> None:
-        """Create a resource as HAPI does."""
-        connection = self.connection("postgres", "hapi_app")
-        try:
-            connection.autocommit = False
-            for statement in CREATE:
-                connection.cursor().execute(statement, {"id": id, "pid": id + 10**7, "token": id + 10**7})
-            connection.commit()
-        finally:
-            connection.close()
-
-    def sequence_at(self, id: int) -> None:
-        self.script(f"SELECT setval('seq_resource_id', {id})")
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +56,7 @@ def do(site: Site, run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str
 
     def call(*steps: str, table: str = TOKEN, **more: Any) -> dict[str, Any]:
         for step in steps:
-            found = run(
-                hfj_partition, project_dir=str(site.dir), service="postgres", login_password_variable="FHIR_DB_SUPERUSER_PASSWORD", table=table,
-                step=step, **more,
-            )  # fmt: skip
+            found = run(hfj_partition, **site.args(table=table, step=step, **more))
             assert found["rc"] == 0, found["msg"]
         return found
 
