@@ -45,6 +45,7 @@ from ._backup_contents import (
     title,
 )
 from ._backup_files import BackupError, human, room, write
+from ._change import HEARTBEAT
 from ._compose import ComposeError, Container, Docker, last_lines
 from ._postgres import Login, PostgresError, Session, connect
 from ._quoting import QuotingError, pgpass_escape
@@ -66,8 +67,6 @@ COMPRESSION = 3
 LOCK_WAIT_MS = 60000
 # An idle session of the server may keep its counters to itself for ten seconds.
 COUNTED_AFTER = 11.0
-# How often the lease of the change is renewed while a long step runs.
-HEARTBEAT = 60.0
 # Whether a step still may go on is looked at this often.
 TICK = 1.0
 

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import stat
+import threading
 import time
 import uuid
 
@@ -40,6 +41,7 @@ CHANGE_ARGUMENTS: dict[str, Any] = {
 }
 
 LOCK_TIMEOUT = 30.0  # seconds; what is done under the lock takes milliseconds
+HEARTBEAT = 20.0  # seconds after which the lease is renewed while one step goes on; the shortest time to live is three of them
 MAX_VALUE = 4000  # characters of JSON that `before` and `after` may each take in the journal
 TAIL = 1 << 18
 
@@ -687,6 +689,32 @@ class ChangeGuard:
             renew(self._store, self._token)
         else:
             refuse_alone(self._store)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew the lease now and then meanwhile: a step of hours is none of a play that has died.
+
+        Who has lost the lease all the same is told by the next verify() or step(), as ever.
+        """
+        store, token = self._store, self._token
+        if store is None or token is None or self._module.check_mode:
+            yield
+            return
+        over = threading.Event()
+
+        def renew_it() -> None:
+            with contextlib.suppress(ChangeError):
+                while not over.wait(HEARTBEAT):
+                    renew(store, token)
+
+        # It ends with the module, however that ends.
+        thread = threading.Thread(target=renew_it, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def step(self, action: str, obj: str, before: Any = None, after: Any = None) -> None:
         """Record one change right before it is made. before and after must hold no secret. Raises ChangeError."""

@@ -301,7 +301,7 @@ class Upkeep:
 
     def run(self) -> None:
         """Converge everything, or as much as can be. Raises what main() knows."""
-        with connect(self.login, READ_TIMEOUT) as session:
+        with connect(self.login, READ_TIMEOUT) as session, self.guard.kept():
             session.execute("SET lock_timeout = '%ds'" % READ_LOCK_TIMEOUT)
             server = read_server(session)
             if server.in_recovery:

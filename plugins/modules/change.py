@@ -12,8 +12,9 @@ version_added: 1.0.0
 description:
   - Takes a lease on a compose project, so that no second operator changes it at the same time, and keeps an append-only journal
     of what was done to it. Both lie on the host, in O(state_dir).
-  - The lease is renewed by each step of the modules that are given its token. One that has not been renewed for O(ttl) seconds is
-    taken over by the next who asks. So is, at once, one of a C(ansible-playbook) on the same controller whose process has ended.
+  - The lease is renewed by each step of the modules that are given its token, and now and then while a long one goes on. One that has
+    not been renewed for O(ttl) seconds is taken over by the next who asks. So is, at once, one of a C(ansible-playbook) on the same
+    controller whose process has ended.
   - Who was superseded is stopped at the next step, by a token whose number only grows.
   - Taking and giving back the lease is not a change. The journal says that a change was opened when its first real step comes, so
     that a run that changes nothing leaves it as it was.

@@ -1092,7 +1092,9 @@ def run(module: AnsibleModule, roller: Roller, change: ChangeGuard, result: dict
             if step.changes:
                 wanted = {"replicas": roller.want.replicas, "reason": step.reason}
                 change.step(step.action, step.target, _rollout.lines_of(roller.public(state)), wanted)
-            roller.do(step)
+            # A start and a drain take as long as the site allows them.
+            with change.kept():
+                roller.do(step)
             state = roller.read()
     except Refused as exc:
         raise RolloutError(str(exc)) from None

@@ -359,7 +359,7 @@ class Partitioning:
             self.result["foreign_keys"] = {"before": key_rows(table), "after": key_rows(table)}
             try:
                 # The watch must come through whoever is at work: each minute may be one in which inserts are refused.
-                with nullcontext() if self.params["step"] == "watch" else work.alone(session, table):
+                with nullcontext() if self.params["step"] == "watch" else work.alone(session, table), self.guard.kept():
                     after = self.step(session, self.read(session), server)
             finally:
                 lock = self.told

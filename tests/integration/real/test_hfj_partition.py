@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.dghs.bd_fhir.plugins.module_utils import _hfj_catalog, _hfj_rewrite, _hfj_sql
+from ansible_collections.dghs.bd_fhir.plugins.module_utils import _change, _hfj_catalog, _hfj_rewrite, _hfj_sql
 from ansible_collections.dghs.bd_fhir.plugins.modules import fhir_roundtrip, hfj_partition, hfj_partition_info
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_database import APP_PASSWORD, SECRETS, image
 from ansible_collections.dghs.bd_fhir.tests.integration.real.real_engine import docker
@@ -835,6 +835,34 @@ def test_what_stands_in_the_way_of_a_rewrite(site: Site, do: Run, monkeypatch: p
     # One method at a time.
     do("prepare")
     assert "is prepared, and only a plain table can be rewritten" in do("rewrite", fails=True)["msg"]
+
+
+def test_an_index_of_hours_is_no_play_that_has_died(site: Site, do: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for another transaction for longer than the lease lasts, and nobody else gets the deployment meanwhile."""
+    monkeypatch.setattr(_change, "HEARTBEAT", 0.3)
+    store = _change.Store(_change.directory_of(site.name))
+    token = _change.take(store, _change.Wish("partition_hapi_tables", "", "rahim@ops", {}, 2)).token
+    other = site.connection("postgres", "hapi_app")
+    other.autocommit = False
+    other.cursor().execute(f"LOCK TABLE {TOKEN} IN ROW EXCLUSIVE MODE")
+    others: list[Any] = []
+
+    def somebody_else() -> None:
+        for _number in range(10):
+            time.sleep(0.6)
+            others.append(_change.take(store, _change.Wish("tune_pools", "", "karim@ops", {}, 900)).token)
+        other.rollback()
+
+    thread = threading.Thread(target=somebody_else)
+    thread.start()
+    try:
+        assert "build_index" in actions(do("prepare", change_token=str(token)))
+    finally:
+        thread.join()
+        other.close()
+    assert others == [None] * 10
+    # Nobody keeps it any more, and it is over when its time is.
+    site.until("the end of the lease", lambda: _change.take(store, _change.Wish("tune_pools", "", "karim@ops", {}, 900)).token is not None, 10)
 
 
 @pytest.mark.parametrize(("table", "every"), [(TOKEN, 17), full(TOKEN, 3), full(VERSIONS, 5)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,47 @@ def test_a_step_renews(store: Store, clock: list[Any]) -> None:
     guard(token).verify()
     clock[2] += 800
     assert _change.take(store, KARIM).token is None
+
+
+def test_a_step_of_hours_is_not_taken_for_dead(store: Store, clock: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_change, "HEARTBEAT", 0.01)
+    token = opened(store)
+
+    def renewed_since(seconds: float) -> bool:
+        lease = store.lease()
+        return lease is not None and lease["renewed"]["seconds"] >= seconds
+
+    def hours() -> None:
+        for _number in range(10):
+            clock[2] += 800
+            deadline = time.monotonic() + 10
+            while not renewed_since(clock[2]) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert _change.take(store, KARIM).token is None
+
+    with guard(token).kept():
+        hours()
+    clock[2] += 1000
+    assert not renewed_since(clock[2])
+    taken = _change.take(store, KARIM)
+    assert taken.token
+    # Who has lost it is told by what comes next, and does not take it back.
+    with guard(token).kept():
+        time.sleep(0.1)
+        with pytest.raises(ChangeError, match="rollback_scale_hapi"):
+            guard(token).step("stop", "hapi")
+    assert (store.lease() or {})["token"] == taken.token.number
+
+
+def test_nothing_is_renewed_without_a_token_or_in_check_mode(store: Store, clock: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_change, "HEARTBEAT", 0.01)
+    token = opened(store)
+    before = store.lease()
+    clock[2] += 100
+    for one in (guard(), ChangeGuard.from_module(Module(str(token), check=True), "bd-fhir")):  # type: ignore[arg-type]
+        with one.kept():
+            time.sleep(0.1)
+    assert store.lease() == before
 
 
 def test_dead_needs_the_very_change(store: Store) -> None:

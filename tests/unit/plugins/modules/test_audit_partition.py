@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from types import SimpleNamespace
@@ -240,7 +241,7 @@ def test_the_function(database: Database, run: Run, monkeypatch: pytest.MonkeyPa
 
 def test_steps_are_written_down_before_they_are_made(database: Database, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    guard = SimpleNamespace(verify=lambda: order.append("verify"), step=lambda action, obj, before, after: order.append(obj))
+    guard = SimpleNamespace(kept=nullcontext, verify=lambda: order.append("verify"), step=lambda action, obj, before, after: order.append(obj))
     monkeypatch.setattr(audit_partition.ChangeGuard, "for_docker", classmethod(lambda cls, module, docker: guard))
     inner = database.apply
     monkeypatch.setattr(catalog, "apply", lambda *args: order.append("made") or inner(*args))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -126,7 +127,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
             raise ChangeError("somebody else's change is open")
         found.done.append(word)
 
-    guard = SimpleNamespace(verify=lambda: say("verify"), step=lambda action, obj, before, after: say("journal"))
+    guard = SimpleNamespace(kept=nullcontext, verify=lambda: say("verify"), step=lambda action, obj, before, after: say("journal"))
     monkeypatch.setattr(hfj_partition.ChangeGuard, "for_docker", classmethod(lambda cls, module, docker: guard))
     monkeypatch.setattr(hfj_partition, "Docker", SimpleNamespace(from_module=lambda module: SimpleNamespace()))
     monkeypatch.setattr(hfj_partition, "container_of", lambda docker, service: container)
