@@ -54,6 +54,8 @@ LABEL_HASH = "com.docker.compose.config-hash"
 LABEL_FILES = "com.docker.compose.project.config_files"
 LABEL_DIR = "com.docker.compose.project.working_dir"
 LABEL_ENV_FILE = "com.docker.compose.project.environment_file"
+# Ours, on a standby or on the way to one on another host: the service of its primary.
+LABEL_STANDBY_OF = "dghs.bd_fhir.standby_of"
 
 # What Compose and its .env reader quote from a file that they can't read: it may be the half of a password.
 _LEAKS = (

@@ -20,6 +20,7 @@ from . import _dotenv
 from ._compose import (
     LABEL_DIR,
     LABEL_PROJECT,
+    LABEL_STANDBY_OF,
     ComposeError,
     Container,
     Docker,
@@ -490,6 +491,7 @@ def public_service(config: Optional[Mapping[str, Any]], want: Optional[Expected]
         "environment_names": sorted(config.get("environment") or {}),
         "profiles": sorted(config.get("profiles") or []),
         "depends_on": sorted(config.get("depends_on") or {}),
+        "standby_of": str((config.get("labels") or {}).get(LABEL_STANDBY_OF) or ""),
         "mounts": [
             {
                 "type": item.get("type", ""),

@@ -149,7 +149,8 @@ deployment:
         profiles: []
     services:
       description:
-        - Services by name. C(memory_limit) is in bytes, 0 for none; C(stop_grace_period) in seconds.
+        - Services by name. C(memory_limit) is in bytes, 0 for none; C(stop_grace_period) in seconds. C(standby_of) is the service of the
+          primary of which the role P(dghs.bd_fhir.postgres_replica#role) has made this one a standby, or the way to it; else empty.
         - C(replicas) are the containers, with C(name), C(number), C(state), C(health), C(addresses) (network to IPv4 address),
           C(ports), C(mounts), C(image_id), C(config_hash) and more. C(outdated) tells whether the next C(docker compose up)
           would recreate the container.
@@ -169,6 +170,7 @@ deployment:
           environment_names: [HAPI_IG_VERSION]
           profiles: []
           depends_on: [pgbouncer-fhir]
+          standby_of: ''
           mounts: []
           replicas: []
     networks:

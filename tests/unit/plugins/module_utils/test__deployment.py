@@ -236,4 +236,11 @@ def test_what_is_shown_has_names_of_the_environment_only() -> None:
     assert "sw0rd" not in json.dumps(shown)
     assert shown["exists"] is False
     assert shown["services"]["full"]["depends_on"] == ["two"]
+    assert shown["services"]["full"]["standby_of"] == ""
     json.dumps(shown)
+
+
+def test_a_standby_of_ours_is_told() -> None:
+    config = {"services": {"replica": {"image": "postgres:15", "labels": {"dghs.bd_fhir.standby_of": "clinical-db"}}, "own": {"labels": None}}}
+    shown = d.public(d.Deployment(config=config, expected={name: expect(name) for name in config["services"]}), "/x", "/x/.env")["services"]
+    assert (shown["replica"]["standby_of"], shown["own"]["standby_of"]) == ("clinical-db", "")
