@@ -124,6 +124,37 @@ def test_second_run_changes_nothing(before: dict[str, str]) -> None:
     assert snapshot() == untouched, said
 
 
+# As docs/inventory.md writes the sides: without a word of the standby.
+SIDES = {"bd_fhir_sides": [{
+    "name": "fhir", "database_service": "postgres-fhir", "standby_services": [], "pooler_service": "pgbouncer-fhir", "database": "fhirdb",
+    "login_password_variable": "FHIR_DB_SUPERUSER_PASSWORD", "admin_user": "hapi_app", "admin_password_variable": "FHIR_DB_APP_PASSWORD",
+    "hikari_pool": "fhir",
+}]}  # fmt: skip
+
+
+@pytest.mark.full
+def test_a_primary_gets_no_more_connections_than_its_standby(before: dict[str, str]) -> None:
+    wanted = ("-e", json.dumps({**SIDES, "hapi_replicas": 5, "pgbouncer_allow_window": True, "postgres_backup_required": False}))
+    plan = " ".join(ok("tune_pools", "--check", *wanted).out.split())
+    assert f"{STANDBY}: max_connections 30 to 40" in plan, plan[-3000:]
+    assert "would stop" not in plan
+    # A standby that is nobody's service: its name is known to no side, and no label tells.
+    on_host("sed", "-i.before", "s/dghs.bd_fhir.standby_of:/other:/", f"{PROJECT}/compose.d/postgres_replica.yml")
+    try:
+        untouched = snapshot()
+        assert "A real run would stop here: standby_not_named" in " ".join(ok("tune_pools", "--check", *wanted).out.split())
+        refused = play("tune_pools", *wanted)
+        assert refused.rc != 0
+        assert "Nothing was changed. standby_not_named" in " ".join(refused.out.split()), refused.out[-3000:]
+        assert snapshot()["containers"] == untouched["containers"]
+        assert psql("SHOW max_connections") == "30"
+        plan = " ".join(ok("tune_pools", "--check", *wanted, "-e", "pgbouncer_allow_unnamed_standbys=true").out.split())
+        assert "postgres-fhir: max_connections 30 to 40" in plan
+        assert "would stop" not in plan
+    finally:
+        on_host("mv", f"{PROJECT}/compose.d/postgres_replica.yml.before", f"{PROJECT}/compose.d/postgres_replica.yml")
+
+
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.full)])
 def test_who_writes_through_one_replica_reads_it_through_another(before: dict[str, str], count: int) -> None:
     start = figures()
