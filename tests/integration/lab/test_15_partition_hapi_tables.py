@@ -17,7 +17,7 @@ from functools import cache
 import pytest
 from hapi_tables import fill, partitioned, parts, psql, rows, schema
 from load import Load
-from pilot_host import PROJECT, Background, ok, on_host, owner_files, play, snapshot, until
+from pilot_host import FIRST, PROJECT, REGISTRY, SECOND, Background, ok, on_host, owner_files, play, replicas, snapshot, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.full]
 
@@ -107,6 +107,24 @@ def test_hapi_starts_with_validation_of_the_schema(before: dict[str, str]) -> No
         assert "Schema-validation" not in on_host("docker", "logs", name)
     finally:
         on_host("docker", "rm", "--force", "--volumes", name)
+
+
+def test_another_image_is_tried_on_partitioned_tables_before_it_is_rolled_out(before: dict[str, str]) -> None:
+    untouched = snapshot()
+    told = ok("scale_hapi", "--check", *SECOND)
+    assert f"A real run would first start {REGISTRY}/hapi:1.1.0 on a scratch copy of the schema" in " ".join(told.out.split()), told.out[-3000:]
+    refused = play("scale_hapi", "-e", f"hapi_image={REGISTRY}/hapi:1.2.0-broken")
+    assert refused.rc != 0
+    assert "Nothing was changed. start_failed" in " ".join(refused.out.split()), refused.out[-3000:]
+    assert snapshot() == untouched
+    with Load() as load:
+        ok("scale_hapi", *SECOND)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert partitioned() == sorted(TABLES)
+    assert [replica.image for replica in replicas()] == [f"{REGISTRY}/hapi:1.1.0"] * 3
+    # Without the check, and back to what the next tests know.
+    assert "scratch copy" not in ok("scale_hapi", *FIRST, "-e", "hapi_partitioning_start_check=false").out
 
 
 def test_back_by_a_short_lock_under_load(before: dict[str, str]) -> None:
