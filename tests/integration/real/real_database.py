@@ -134,10 +134,12 @@ class Databases(Project):
         replicas: int = 0,
         hapi_environment: str = "",
         more: str = "",
+        disk: str = "",
     ) -> None:
         """Write the compose file and bring it up.
 
-        pooler: which of the lab's images, "" for none; max_connections: in postgresql.conf of a new data directory; more: further services.
+        pooler: which of the lab's images, "" for none; max_connections: in postgresql.conf of a new data directory; more: further services;
+        disk: size of one of its own that the data are on.
         """
         text = POSTGRES + (PGBOUNCER if pooler else "") + (STANDBY if standby else "") + (HAPI if replicas else "") + more
         values = {
@@ -149,7 +151,8 @@ class Databases(Project):
             "replicas": replicas,
             "hapi_environment": hapi_environment,
         }
-        self.write("docker-compose.yml", f"name: {self.name}\nservices:" + text % values + "volumes:\n  data:\n", 0o644)
+        volume = f"    driver_opts: {{type: tmpfs, device: tmpfs, o: size={disk}}}\n" if disk else ""
+        self.write("docker-compose.yml", f"name: {self.name}\nservices:" + text % values + "volumes:\n  data:\n" + volume, 0o644)
         self.write(".env", ENV)
         self.write("init.sh", INIT, 0o755)
         if pooler and not (self.dir / "pooler").exists():

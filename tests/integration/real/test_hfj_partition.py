@@ -549,6 +549,53 @@ def test_what_comes_after_the_swap_does_not_go_silently(site: Site, do: Run, mon
             assert "table_obstacles" in do("undo", check=check, fails=True)["msg"]
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(("step", "left"), [("prepare", "plain preparing"), ("swap", "prepared swapped"), ("rewrite", "plain")])
+def test_case_99_a_disk_that_is_full_to_its_last_byte(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, step: str, left: str) -> None:
+    """Enough was free when it was looked at, and somebody else has taken it since: what was there is there, and the next run goes on."""
+    site = Site(tmp_path / "site", "hfjfull")
+    ballast = "/var/lib/postgresql/data/ballast"
+    try:
+        site.start(pooler="", max_connections=60, disk="1g")
+        site.template(COUNT)
+        site.fresh()
+        do = steps(site, run, TOKEN, allow_copy=True)
+        rows = site.checksum(TOKEN)
+        if step == "swap":
+            do("prepare")
+        module, name = (_hfj_rewrite, "rebuild") if step == "rewrite" else (_hfj_sql, "carry_out")
+        real = getattr(module, name)
+
+        def full_disk(*args: Any) -> Any:
+            monkeypatch.undo()
+            docker("exec", site.container("postgres"), "dd", "if=/dev/zero", f"of={ballast}", "bs=4k", check=False)
+            return real(*args)
+
+        monkeypatch.setattr(module, name, full_disk)
+        found = run(hfj_partition, **site.args(table=TOKEN, step=step, allow_copy=True))
+        if step != "swap":
+            # The swap writes little, and may get through.
+            assert found["failed"]
+            assert "Traceback" not in found["msg"]
+            print(found["msg"])
+        docker("start", site.container("postgres"))
+        site.until("room again", lambda: docker("exec", site.container("postgres"), "rm", "-f", ballast) == "")
+        # If it was the journal that found no room, the server has started anew.
+        docker("restart", site.container("postgres"))
+        site.wait()
+        now = run(hfj_partition_info, **site.args(tables=[TOKEN], min_size="100KB"))["tables"][0]["state"]
+        assert now in left.split()
+        assert site.checksum(TOKEN) == rows
+        if now != "swapped":
+            do(step)
+        do("verify" if step != "prepare" else "swap")
+        assert site.checksum(TOKEN) == rows
+        do("undo")
+        assert site.checksum(TOKEN) == rows
+    finally:
+        site.remove()
+
+
 def test_a_column_that_comes_between_prepare_and_swap_is_taken_along(site: Site, do: Run, info: Run) -> None:
     do("prepare")
     for change, back in (
