@@ -121,7 +121,8 @@ def replicas(service: str = "hapi", everything: bool = False) -> list[Replica]:
     if not ids:
         return []
     found = []
-    for data in json.loads(on_host("docker", "inspect", *ids)):
+    # One that is gone since is left out: docker inspect then fails, and shows the others.
+    for data in json.loads(on_host("docker", "inspect", *ids, check=False)):
         networks = data["NetworkSettings"]["Networks"]
         found.append(Replica(
             data["Name"].lstrip("/"), data["Id"], data["Config"]["Image"], data["State"]["StartedAt"], data["State"]["Status"],

@@ -119,6 +119,7 @@ def test_a_module_that_outlives_its_play_holds_the_lock_and_is_waited_for(two: N
     assert_settled(new)
 
 
+@pytest.mark.full
 def test_a_release_that_cannot_start_leaves_the_old_one_serving(two: None) -> None:
     before = {replica.id for replica in replicas()}
     env = on_host("cat", f"{PROJECT}/.env")

@@ -30,8 +30,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("verb", "args"), [
-    ("assess", ()), pytest.param("scale_hapi", ("--check", "--diff"), marks=pytest.mark.full), ("scale_regional", ("--check",)),
-    pytest.param("rollback_scale_regional", (), marks=pytest.mark.full),
+    ("assess", ()), pytest.param("scale_hapi", ("--check", "--diff"), marks=pytest.mark.full),
+    pytest.param("scale_regional", ("--check",), marks=pytest.mark.full), pytest.param("rollback_scale_regional", (), marks=pytest.mark.full),
 ])
 def test_the_built_tarball_runs_the_verbs(installed: Path, tmp_path: Path, verb: str, args: tuple[str, ...]) -> None:
     untouched = snapshot()
