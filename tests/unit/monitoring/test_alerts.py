@@ -161,10 +161,10 @@ def test_the_roadmaps_faults_go_red(tmp_path: Path, name: str, damage: tuple[str
     "changes",
     [
         {},
-        {"standbys": [], "assess_hours": 0, "replicas": 1},
-        {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [], "poolers": [],
-         "pool_size": {}},
-        {"standbys": ["a", "b"], "pool_size": {"fhir": 30}},
+        {"standbys": [], "standbys_of": {}, "assess_hours": 0, "replicas": 1},
+        {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [],
+         "standbys_of": {}, "poolers": [], "pool_size": {}},
+        {"standbys": ["a", "b", "c"], "standbys_of": {"fhir": ["a", "b"], "audit": ["c"]}, "pool_size": {"fhir": 30}},
     ],
     ids=["regional", "pilot", "rules only", "two standbys"],
 )
@@ -176,7 +176,8 @@ def test_promtool_takes_the_rules_of_every_site(tmp_path: Path, changes: dict[st
 
 def test_what_is_switched_off_has_no_alert_of_absence() -> None:
     """Nor has a site without a standby one that it is missing; and every threshold of the site is in its rules."""
-    few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], assess_hours=0, jobs={**monitoring_rules.SITE["jobs"], "pgbouncer": False}))
+    jobs = {**monitoring_rules.SITE["jobs"], "pgbouncer": False}
+    few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], standbys_of={}, assess_hours=0, jobs=jobs))
     assert not {"StandbyNotStreaming", "PrimaryWithoutStandby", "StandbyLag", "AssessmentOld", "PgbouncerNotSeen"} & few.keys()
     assert "pgbouncer" not in few["TargetsMissing"]["expr"]
     alerts = monitoring_rules.alerts_of(monitoring_rules.site(replicas=7, heap_percent=71, partition_days=33, lag_bytes=12345, disk_percent=66))
@@ -189,8 +190,8 @@ def test_thresholds_are_those_of_the_role() -> None:
     """The cases judge what a site gets, not numbers of the tests. assess_hours is 0 there, which leaves an alert out."""
     found = yaml.safe_load((monitoring_rules.ROLE / "vars/main.yml").read_text())["_monitoring_default_thresholds"]
     assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
-    known = set(found) | {"deployment", "jobs", "replicas", "hikari_max", "sides", "standbys", "poolers", "pool_size", "max_connections",
-                          "reserved_connections", "usable_connections"}  # fmt: skip
+    known = set(found) | {"deployment", "jobs", "replicas", "hikari_max", "hikari_pools", "sides", "standbys", "standbys_of", "poolers",
+                          "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
     assert set(monitoring_rules.SITE) == known
 
 
