@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,62 @@ def test_what_the_texts_name_is_there() -> None:
             assert word in there | others, (name, word)
         for word in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text):
             assert word in alerts or word in {"OutOfMemoryError", "MaxRAMPercentage"}, (name, word)
+
+
+@lru_cache
+def paths_of_roles() -> set[str]:
+    """What the defaults and vars of the roles name on a host, with the folders above."""
+    found: set[str] = set()
+    for role in (monitoring_rules.ROOT / "roles").iterdir():
+        values: dict[str, Any] = {}
+        for path in sorted([*role.glob("defaults/*.yml"), *role.glob("vars/*.yml")]):
+            values |= yaml.safe_load(path.read_text())
+        for value in values.values():
+            text = str(value)
+            for name in re.findall(r"\{\{ (\w+) \}\}", text):
+                text = text.replace(f"{{{{ {name} }}}}", str(values.get(name, "{{")))
+            if text.startswith("/") and "{{" not in text:
+                found |= {text, *map(str, Path(text).parents)}
+    return found
+
+
+def paths_in(text: str) -> list[str]:
+    return [path.rstrip(".") for path in re.findall(r"(?<![\w./:-])/[A-Za-z][\w./-]*", text)]
+
+
+def wrong_paths(text: str) -> list[str]:
+    # A page of Prometheus.
+    return sorted(set(paths_in(text)) - paths_of_roles() - {"/rules"})
+
+
+def test_paths_in_the_texts_are_those_of_the_roles() -> None:
+    """Somebody who is woken by an alert finds the log where it says."""
+    for name, rule in monitoring_rules.alerts_of(monitoring_rules.site()).items():
+        assert wrong_paths(rule["annotations"]["description"]) == [], name
+    page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
+    assert wrong_paths(page) == []
+    for path in re.findall(r"`((?:roles|tests|docs|playbooks)/[^`]*)`|\]\(([^)#]+)\)", page):
+        assert (monitoring_rules.ROOT / "docs" / path[1]).exists() if path[1] else (monitoring_rules.ROOT / path[0]).exists(), path
+
+
+def test_a_wrong_path_goes_red() -> None:
+    """The first is what stood there once."""
+    text = "Its log is /var/log/bd-fhir-audit-partitions.log; see /var/log/bd-fhir-audit/partitions.log, `/etc/cron.d`, and a/b or docs/alerts.md."
+    assert paths_in(text) == ["/var/log/bd-fhir-audit-partitions.log", "/var/log/bd-fhir-audit/partitions.log", "/etc/cron.d"]
+    assert wrong_paths(text) == ["/var/log/bd-fhir-audit-partitions.log"]
+
+
+def test_names_in_the_documentation_are_there() -> None:
+    """A playbook, a module or a variable that docs/alerts.md sends to."""
+    page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
+    there = {path.name.partition(".")[0] for folder in ("playbooks", "plugins/modules") for path in (monitoring_rules.ROOT / folder).iterdir()}
+    there |= set(re.findall(r"(?m)^(\w+):", (monitoring_rules.ROLE / "defaults/main.yml").read_text()))
+    there |= set(monitoring_rules.SITE)
+    # Of a side, of PostgreSQL, of pgBouncer, and metrics that the roadmap names.
+    there |= {"hikari_pool", "standby_services", "stats_users", "fhir_rejected_submissions", "_ccnew", "_ccold"}
+    there |= {"hot_standby_feedback", "max_slot_wal_keep_size", "idx_scan", "n_dead_tup", "xact_start"}
+    there |= {"hikaricp_connection_timeout_total", "hikaricp_connections_timeout_total", "hikaricp_connections_pending",
+              "http_server_requests_seconds_max", "process_uptime_seconds"}  # fmt: skip
+    named = set(re.findall(r"`(?:audit\.)?([a-z_]*_[a-z_]+)`", page))
+    assert {"tune_pools", "maintain_audit_partitions", "hikari_pool"} <= named
+    assert {name for name in named - there if not name.startswith("pg_")} == set()
