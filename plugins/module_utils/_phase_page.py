@@ -25,7 +25,8 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--back:#14171b;--card:#1d2127;--ink:#e8ebef;--soft:#a5afbc;--line:#363d47;--blue:#7fb0ff;--track:#2d333c;
 --ok:#7fd8a4;--okb:#173425;--warn:#f3bd6b;--warnb:#3b2a10;--bad:#ff9d96;--badb:#421d1b;--info:#a9c9f5;--infob:#1b2c44}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+body{margin:0;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;
+overflow-wrap:break-word}
 main{max-width:1100px;margin:0 auto;padding:16px}
 h1{font-size:1.5rem;margin:.2em 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 .6em}
 h3{font-size:1rem;margin:0 0 .2em}.bars~h3{margin-top:1.2em}

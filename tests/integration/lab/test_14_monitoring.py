@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What watches the lab's pilot: faults made on purpose, seen as alerts in the real Alertmanager, and gone after the repair.
 
-For each fault there is a list of the alerts that may fire; the right one has to, within its time, and none outside the list.
+At rest none fires. For each fault there is a list of the alerts that may fire; the right one has to, within its time, and none outside the list,
+before and for some minutes after it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from load import Load
@@ -27,6 +28,10 @@ VALUES = ("-e", json.dumps({"monitoring_receivers": RECEIVERS, "monitoring_group
 PROMETHEUS, ALERTMANAGER = "http://127.0.0.1:9090", "http://127.0.0.1:9093"
 # The role's own test, and what is true of a pilot on which nobody has laid the job of the audit partitions.
 AT_REST = {"BdFhirMonitoringTest", "AuditPartitionJobSilent"}
+# For so many seconds it is looked what fires. What waits for up to 5 minutes (RequestErrors, HeapNearlyFull, PostgresConnectionsHigh and others) has
+# fired by then: to that come two scrapes and a look at the rules, each every 15 s. What waits for 10 minutes and more is seen only in faults that
+# take as long, and by promtool (tests/unit/monitoring).
+WATCHED = 360
 # Little more than what HAPI holds on to, so that collections free next to nothing.
 SMALL_HEAP = "190m"
 JOB = ("/usr/bin/python3", "/usr/local/lib/bd-fhir-audit", "run")
@@ -54,10 +59,10 @@ def psql(statement: str, server: str = "bd-postgres-fhir", user: str = "postgres
 
 
 @pytest.fixture(scope="module")
-def watched(pilot: None) -> Iterator[set[str]]:
-    """The pilot, watched, and what fires without a fault."""
+def watched(pilot: None) -> Iterator[None]:
+    """The pilot, watched."""
     ok("monitor", *VALUES)
-    yield alerts()
+    yield
     ok("rollback_monitor", "-e", "monitoring_remove_data=true")
     on_host("rm", "-f", TOLD)
     for what in ("ps -a", "volume ls", "network ls"):
@@ -66,17 +71,22 @@ def watched(pilot: None) -> Iterator[set[str]]:
 
 
 @contextmanager
-def fault(rest: set[str], wanted: str, seconds: float, allowed: set[str]) -> Iterator[None]:
-    """Within the block a fault is made: its alert fires in time, and none outside of the list does until then."""
+def fault(wanted: str, seconds: float, allowed: set[str]) -> Iterator[None]:
+    """Within the block a fault is made: its alert fires in time, and none outside of the list does as long as it is watched."""
+    # What the fault before has left behind is not this one's.
+    until(f"nothing else fires before {wanted}", 480, lambda: not alerts() - allowed)
     begun = time.monotonic()
     yield
     seen: set[str] = set()
-    while wanted not in seen:
-        assert time.monotonic() - begun < seconds, f"{wanted} does not fire within {seconds} s; there were {sorted(seen)}"
-        time.sleep(2)
+    fired: float | None = None
+    while fired is None or time.monotonic() - begun < max(WATCHED, fired + 60):
         seen |= alerts()
-    print(f"{wanted} after {time.monotonic() - begun:.0f} s, with {sorted(seen - rest - {wanted})}")
-    assert seen - rest <= {wanted, *allowed}
+        if fired is None and wanted in seen:
+            fired = time.monotonic() - begun
+        assert fired is not None or time.monotonic() - begun < seconds, f"{wanted} does not fire within {seconds} s; there were {sorted(seen)}"
+        time.sleep(2)
+    print(f"{wanted} after {fired:.0f} s, with {sorted(seen - {wanted})}")
+    assert seen <= {wanted, *allowed}
 
 
 @contextmanager
@@ -96,11 +106,20 @@ def gone(wanted: str, seconds: float = 420) -> None:
     print(f"{wanted} ended after {time.monotonic() - begun:.0f} s")
 
 
-def test_a_login_that_fails_is_told_and_mended(watched: set[str]) -> None:
+def test_nothing_fires_at_rest(watched: None) -> None:
+    seen: set[str] = set()
+    begun = time.monotonic()
+    while time.monotonic() - begun < WATCHED:
+        seen |= alerts()
+        time.sleep(2)
+    assert seen == set()
+
+
+def test_a_login_that_fails_is_told_and_mended(watched: None) -> None:
     """An exporter that answers and sees nothing is not healthy; monitor itself gives the role its password again."""
     assert set(query("up").values()) == {1.0}
     assert len(query('up{job="hapi"}')) == len(replicas())
-    with fault(watched, "PostgresDown", 240, {"PostgresNotSeen", "PostgresQueriesMissing"}):
+    with fault("PostgresDown", 240, {"PostgresNotSeen", "PostgresQueriesMissing"}):
         psql("""
 ALTER ROLE bd_fhir_monitor PASSWORD 'another';
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bd_fhir_monitor'""", "bd-postgres-audit")
@@ -109,13 +128,13 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bd_fhir_
     until("the command was run", 150, lambda: '"PostgresDown"' in on_host("cat", TOLD, check=False))
 
 
-def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
+def test_case_144_a_leak_of_idle_connections(watched: None) -> None:
     """Every slot that ordinary users can have is held, nearly all of it idle: 100 % and not 2.5."""
     psql("CREATE ROLE leaker LOGIN")
     usable = int(psql("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"))
     used = int(psql("SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"))
     try:
-        with fault(watched, "PostgresConnectionsExhausted", 240, {"PostgresConnectionsHigh", "HikariConnectionsPending", "HikariTimeouts"}):
+        with fault("PostgresConnectionsExhausted", 240, {"PostgresConnectionsHigh", "HikariConnectionsPending", "HikariTimeouts"}):
             on_host("docker", "exec", "-d", "bd-postgres-fhir", "bash", "-c",
                     f"for i in $(seq {usable - used}); do (sleep 600 | psql -U leaker -d fhirdb) & done; wait")
         assert max(query('bd_fhir:connections_percent{side="fhir"}').values()) == 100.0
@@ -126,12 +145,12 @@ def test_case_144_a_leak_of_idle_connections(watched: set[str]) -> None:
     gone("PostgresConnectionsExhausted")
 
 
-def test_a_pool_whose_connections_are_all_held(watched: set[str]) -> None:
+def test_a_pool_whose_connections_are_all_held(watched: None) -> None:
     """A lock keeps every statement of HAPI's waiting: no connection comes back to the pool, and requests wait for one."""
     # What waits is told no longer when the first have given up, which is the same trouble and worse.
     may = {"HikariConnectionsPending", "HikariPoolFull", "SlowRequest", "RequestErrors", "RequestsSlow", "IdleInTransaction"}
     with Load(rate=12, workers=14):
-        with fault(watched, "HikariTimeouts", 180, may):
+        with fault("HikariTimeouts", 180, may):
             held = "BEGIN; LOCK TABLE hfj_spidx_token IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(400)"
             on_host("docker", "exec", "-d", "-e", "PGAPPNAME=holder", "bd-postgres-fhir", "psql", "-U", "postgres", "-d", "fhirdb", "-c", held)
         psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'")
@@ -139,25 +158,24 @@ def test_a_pool_whose_connections_are_all_held(watched: set[str]) -> None:
     gone("HikariConnectionsPending")
 
 
-def test_dead_rows_that_autovacuum_does_not_remove(watched: set[str]) -> None:
+def test_dead_rows_that_autovacuum_does_not_remove(watched: None) -> None:
     """A hint and no more: nothing of ours has vacuumed the table when the alert has fired."""
     vacuumed = "SELECT coalesce(last_vacuum, last_autovacuum) IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'left_alone'"
-    psql("""
+    try:
+        with fault("DeadRows", 780, set()):
+            psql("""
 CREATE TABLE left_alone (id integer) WITH (autovacuum_enabled = off);
 INSERT INTO left_alone SELECT generate_series(1, 40000);
 ANALYZE left_alone;
 UPDATE left_alone SET id = id + 1""", database="fhirdb")
-    try:
-        with fault(watched, "DeadRows", 780, set()):
-            pass
         assert psql(vacuumed, database="fhirdb") == "f"
         psql("VACUUM left_alone", database="fhirdb")
         gone("DeadRows", 180)
     finally:
-        psql("DROP TABLE left_alone", database="fhirdb")
+        psql("DROP TABLE IF EXISTS left_alone", database="fhirdb")
 
 
-def test_a_standby_that_is_cut_off(watched: set[str]) -> None:
+def test_a_standby_that_is_cut_off(watched: None) -> None:
     """Packets between the two servers are dropped: both go on to answer, and nothing that reads as a lag of 0 may be taken for well."""
     ok("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
     ok("monitor", *VALUES)
@@ -170,7 +188,7 @@ def test_a_standby_that_is_cut_off(watched: set[str]) -> None:
             on_host("nsenter", "-t", pid, "-n", "iptables", action, chain, "-p", "tcp", port, "5432", "-j", "DROP")
 
     try:
-        with fault(watched, "StandbyNotStreaming", 300, {"PrimaryWithoutStandby", "StandbyLag"}):
+        with fault("StandbyNotStreaming", 300, {"PrimaryWithoutStandby", "StandbyLag"}):
             wall("-I")
         assert set(query('up{job="postgres"}').values()) == {1.0}
         until("the primary tells it too", 180, lambda: "PrimaryWithoutStandby" in alerts())
@@ -184,20 +202,20 @@ def test_a_standby_that_is_cut_off(watched: set[str]) -> None:
     gone("PrimaryWithoutStandby")
 
 
-def test_a_pooler_that_does_not_answer(watched: set[str]) -> None:
+def test_a_pooler_that_does_not_answer(watched: None) -> None:
     may = {"PgbouncerNotSeen", "TargetsMissing", "HikariConnectionsPending", "HikariTimeouts"}
-    with started_again("bd-pgbouncer-audit"), fault(watched, "PgbouncerDown", 240, may):
+    with started_again("bd-pgbouncer-audit"), fault("PgbouncerDown", 240, may):
         on_host("docker", "stop", "bd-pgbouncer-audit")
     gone("PgbouncerDown")
 
 
-def test_a_vendor_with_three_in_ten_rejected(watched: set[str]) -> None:
+def test_a_vendor_with_three_in_ten_rejected(watched: None) -> None:
     """Assess counts, node_exporter shows what it has written, and the vendor is named."""
     rows = ("INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
             " SELECT now(), 'OPERATION', CASE WHEN n % 10 < 3 THEN 'REJECTED' ELSE 'ACCEPTED' END, 'vendor-of-the-test', 'POST', '/fhir', 200, 1, 'x'"
             " FROM generate_series(1, 100) n")
     try:
-        with fault(watched, "VendorRejected", 240, {"ChangeDue", "PhaseLimitNear"}):
+        with fault("VendorRejected", 240, {"ChangeDue", "PhaseLimitNear"}):
             psql(rows, "bd-postgres-audit", database="auditdb")
             ok("assess")
         assert [name for name in query("bd_fhir_rejected_percent") if "vendor-of-the-test" in name]
@@ -205,14 +223,16 @@ def test_a_vendor_with_three_in_ten_rejected(watched: set[str]) -> None:
         psql("DELETE FROM audit.audit_events WHERE client_id = 'vendor-of-the-test'", "bd-postgres-audit", database="auditdb")
     ok("assess")
     gone("VendorRejected")
+    # What else it says is told an hour later, which is no consequence of the faults that follow.
+    on_host("rm", "-f", "/var/lib/prometheus/node-exporter/bd_fhir_assess.prom")
 
 
-def test_a_month_that_can_not_be_made(watched: set[str]) -> None:
+def test_a_month_that_can_not_be_made(watched: None) -> None:
     """The next month is gone, and a session keeps the job from making it: the days that are left are told before an INSERT fails."""
     ok("maintain_audit_partitions")
     try:
         month = psql("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '1 month', 'YYYY_MM')")
-        with fault(watched, "AuditPartitionsRunOut", 240, {"AuditPartitionJobFailed"}):
+        with fault("AuditPartitionsRunOut", 240, {"AuditPartitionJobFailed"}):
             psql(f"DROP TABLE audit.audit_events_{month}", "bd-postgres-audit", database="auditdb")
             held = "BEGIN; LOCK TABLE audit.audit_events IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(300)"
             on_host("docker", "exec", "-d", "-e", "PGAPPNAME=holder", "bd-postgres-audit", "psql", "-U", "postgres", "-d", "auditdb", "-c", held)
@@ -229,16 +249,16 @@ def test_a_month_that_can_not_be_made(watched: set[str]) -> None:
 # From here on HapiRestarted stays for a quarter of an hour.
 
 
-def test_hapi_is_down_and_then_restarted(watched: set[str]) -> None:
+def test_hapi_is_down_and_then_restarted(watched: None) -> None:
     name = replicas()[0].name
     may = {"HapiReplicasMissing", "HapiMetricsMissing", "TargetsMissing"}
-    with started_again(name), fault(watched, "HapiDown", 240, may):
+    with started_again(name), fault("HapiDown", 240, may):
         on_host("docker", "stop", name)
     gone("HapiDown")
     until("HapiRestarted fires", 240, lambda: "HapiRestarted" in alerts())
 
 
-def test_a_heap_that_is_too_small(watched: set[str]) -> None:
+def test_a_heap_that_is_too_small(watched: None) -> None:
     """The owner gives HAPI less heap than it needs under load."""
     compose, kept = f"{PROJECT}/docker-compose.yml", "/var/tmp/docker-compose.yml.kept"
     on_host("cp", "-p", compose, kept)
@@ -247,8 +267,8 @@ def test_a_heap_that_is_too_small(watched: set[str]) -> None:
         owner_up()
         until("HAPI is up again", 300, lambda: healthy(1))
         may = {"GarbageCollection", "HapiRestarted", "RequestsSlow", "SlowRequest", "HikariConnectionsPending"}
-        with Load(rate=4, workers=4), fault(watched, "HeapNearlyFull", 600, may):
-            pass
+        with ExitStack() as load, fault("HeapNearlyFull", 600, may):
+            load.enter_context(Load(rate=4, workers=4))
     finally:
         on_host("cp", "-p", kept, compose)
         on_host("rm", kept)

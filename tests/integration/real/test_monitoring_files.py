@@ -152,7 +152,7 @@ def test_everything_is_taken_by_who_reads_it(render: Render) -> None:
 def test_the_rules_get_the_sites_own_sizes(render: Render) -> None:
     found = json.loads((render(only=["rules.json"]) / "rules.json").read_text())
     assert (found["replicas"], found["hikari_max"]) == (3, {"fhir": 5, "audit": 2})
-    assert (found["sides"], found["standbys"]) == (["fhir", "audit"], ["fhir-replica"])
+    assert (found["sides"], found["standbys"], found["standbys_of"]) == (["fhir", "audit"], ["fhir-replica"], {"fhir": ["fhir-replica"]})
     assert (found["usable_connections_fhir"], found["reserved_connections"], found["pool_size_audit"]) == (37, {"fhir": 3, "audit": 3}, 20)
     assert found["jobs"] == dict.fromkeys(("hapi", "postgres", "pgbouncer", "node", "prometheus", "alertmanager"), True)
 

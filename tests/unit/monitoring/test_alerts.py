@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,10 @@ def test_the_roadmaps_faults_go_red(tmp_path: Path, name: str, damage: tuple[str
     "changes",
     [
         {},
-        {"standbys": [], "assess_hours": 0, "replicas": 1},
-        {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [], "poolers": [],
-         "pool_size": {}},
-        {"standbys": ["a", "b"], "pool_size": {"fhir": 30}},
+        {"standbys": [], "standbys_of": {}, "assess_hours": 0, "replicas": 1},
+        {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [],
+         "standbys_of": {}, "poolers": [], "pool_size": {}},
+        {"standbys": ["a", "b", "c"], "standbys_of": {"fhir": ["a", "b"], "audit": ["c"]}, "pool_size": {"fhir": 30}},
     ],
     ids=["regional", "pilot", "rules only", "two standbys"],
 )
@@ -176,7 +177,8 @@ def test_promtool_takes_the_rules_of_every_site(tmp_path: Path, changes: dict[st
 
 def test_what_is_switched_off_has_no_alert_of_absence() -> None:
     """Nor has a site without a standby one that it is missing; and every threshold of the site is in its rules."""
-    few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], assess_hours=0, jobs={**monitoring_rules.SITE["jobs"], "pgbouncer": False}))
+    jobs = {**monitoring_rules.SITE["jobs"], "pgbouncer": False}
+    few = monitoring_rules.alerts_of(monitoring_rules.site(standbys=[], standbys_of={}, assess_hours=0, jobs=jobs))
     assert not {"StandbyNotStreaming", "PrimaryWithoutStandby", "StandbyLag", "AssessmentOld", "PgbouncerNotSeen"} & few.keys()
     assert "pgbouncer" not in few["TargetsMissing"]["expr"]
     alerts = monitoring_rules.alerts_of(monitoring_rules.site(replicas=7, heap_percent=71, partition_days=33, lag_bytes=12345, disk_percent=66))
@@ -189,8 +191,8 @@ def test_thresholds_are_those_of_the_role() -> None:
     """The cases judge what a site gets, not numbers of the tests. assess_hours is 0 there, which leaves an alert out."""
     found = yaml.safe_load((monitoring_rules.ROLE / "vars/main.yml").read_text())["_monitoring_default_thresholds"]
     assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
-    known = set(found) | {"deployment", "jobs", "replicas", "hikari_max", "sides", "standbys", "poolers", "pool_size", "max_connections",
-                          "reserved_connections", "usable_connections"}  # fmt: skip
+    known = set(found) | {"deployment", "jobs", "replicas", "hikari_max", "hikari_pools", "sides", "standbys", "standbys_of", "poolers",
+                          "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
     assert set(monitoring_rules.SITE) == known
 
 
@@ -299,3 +301,62 @@ def test_what_the_texts_name_is_there() -> None:
             assert word in there | others, (name, word)
         for word in re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text):
             assert word in alerts or word in {"OutOfMemoryError", "MaxRAMPercentage"}, (name, word)
+
+
+@lru_cache
+def paths_of_roles() -> set[str]:
+    """What the defaults and vars of the roles name on a host, with the folders above."""
+    found: set[str] = set()
+    for role in (monitoring_rules.ROOT / "roles").iterdir():
+        values: dict[str, Any] = {}
+        for path in sorted([*role.glob("defaults/*.yml"), *role.glob("vars/*.yml")]):
+            values |= yaml.safe_load(path.read_text())
+        for value in values.values():
+            text = str(value)
+            for name in re.findall(r"\{\{ (\w+) \}\}", text):
+                text = text.replace(f"{{{{ {name} }}}}", str(values.get(name, "{{")))
+            if text.startswith("/") and "{{" not in text:
+                found |= {text, *map(str, Path(text).parents)}
+    return found
+
+
+def paths_in(text: str) -> list[str]:
+    return [path.rstrip(".") for path in re.findall(r"(?<![\w./:-])/[A-Za-z][\w./-]*", text)]
+
+
+def wrong_paths(text: str) -> list[str]:
+    # A page of Prometheus.
+    return sorted(set(paths_in(text)) - paths_of_roles() - {"/rules"})
+
+
+def test_paths_in_the_texts_are_those_of_the_roles() -> None:
+    """Somebody who is woken by an alert finds the log where it says."""
+    for name, rule in monitoring_rules.alerts_of(monitoring_rules.site()).items():
+        assert wrong_paths(rule["annotations"]["description"]) == [], name
+    page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
+    assert wrong_paths(page) == []
+    for path in re.findall(r"`((?:roles|tests|docs|playbooks)/[^`]*)`|\]\(([^)#]+)\)", page):
+        assert (monitoring_rules.ROOT / "docs" / path[1]).exists() if path[1] else (monitoring_rules.ROOT / path[0]).exists(), path
+
+
+def test_a_wrong_path_goes_red() -> None:
+    """The first is what stood there once."""
+    text = "Its log is /var/log/bd-fhir-audit-partitions.log; see /var/log/bd-fhir-audit/partitions.log, `/etc/cron.d`, and a/b or docs/alerts.md."
+    assert paths_in(text) == ["/var/log/bd-fhir-audit-partitions.log", "/var/log/bd-fhir-audit/partitions.log", "/etc/cron.d"]
+    assert wrong_paths(text) == ["/var/log/bd-fhir-audit-partitions.log"]
+
+
+def test_names_in_the_documentation_are_there() -> None:
+    """A playbook, a module or a variable that docs/alerts.md sends to."""
+    page = (monitoring_rules.ROOT / "docs/alerts.md").read_text()
+    there = {path.name.partition(".")[0] for folder in ("playbooks", "plugins/modules") for path in (monitoring_rules.ROOT / folder).iterdir()}
+    there |= set(re.findall(r"(?m)^(\w+):", (monitoring_rules.ROLE / "defaults/main.yml").read_text()))
+    there |= set(monitoring_rules.SITE)
+    # Of a side, of PostgreSQL, of pgBouncer, and metrics that the roadmap names.
+    there |= {"hikari_pool", "standby_services", "stats_users", "fhir_rejected_submissions", "_ccnew", "_ccold"}
+    there |= {"hot_standby_feedback", "max_slot_wal_keep_size", "idx_scan", "n_dead_tup", "xact_start"}
+    there |= {"hikaricp_connection_timeout_total", "hikaricp_connections_timeout_total", "hikaricp_connections_pending",
+              "http_server_requests_seconds_max", "process_uptime_seconds"}  # fmt: skip
+    named = set(re.findall(r"`(?:audit\.)?([a-z_]*_[a-z_]+)`", page))
+    assert {"tune_pools", "maintain_audit_partitions", "hikari_pool"} <= named
+    assert {name for name in named - there if not name.startswith("pg_")} == set()
