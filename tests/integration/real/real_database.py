@@ -139,7 +139,7 @@ class Databases(Project):
         """Write the compose file and bring it up.
 
         pooler: which of the lab's images, "" for none; max_connections: in postgresql.conf of a new data directory; more: further services;
-        disk: size of one of its own that the data are on.
+        disk: a folder that the data are in.
         """
         text = POSTGRES + (PGBOUNCER if pooler else "") + (STANDBY if standby else "") + (HAPI if replicas else "") + more
         values = {
@@ -151,7 +151,7 @@ class Databases(Project):
             "replicas": replicas,
             "hapi_environment": hapi_environment,
         }
-        volume = f"    driver_opts: {{type: tmpfs, device: tmpfs, o: size={disk}}}\n" if disk else ""
+        volume = f"    driver_opts: {{type: none, o: bind, device: {disk}}}\n" if disk else ""
         self.write("docker-compose.yml", f"name: {self.name}\nservices:" + text % values + "volumes:\n  data:\n" + volume, 0o644)
         self.write(".env", ENV)
         self.write("init.sh", INIT, 0o755)

@@ -10,6 +10,7 @@ While clients create, update and search as HAPI was seen to do, where that matte
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 import zlib
@@ -555,8 +556,11 @@ def test_case_99_a_disk_that_is_full_to_its_last_byte(tmp_path: Path, run: Run, 
     """Enough was free when it was looked at, and somebody else has taken it since: what was there is there, and the next run goes on."""
     site = Site(tmp_path / "site", "hfjfull")
     ballast = "/var/lib/postgresql/data/ballast"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(disk)], check=True)
     try:
-        site.start(pooler="", max_connections=60, disk="1g")
+        site.start(pooler="", max_connections=60, disk=str(disk))
         site.template(COUNT)
         site.fresh()
         do = steps(site, run, TOKEN, allow_copy=True)
@@ -594,6 +598,7 @@ def test_case_99_a_disk_that_is_full_to_its_last_byte(tmp_path: Path, run: Run, 
         assert site.checksum(TOKEN) == rows
     finally:
         site.remove()
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_column_that_comes_between_prepare_and_swap_is_taken_along(site: Site, do: Run, info: Run) -> None:
