@@ -551,7 +551,7 @@ def test_what_comes_after_the_swap_does_not_go_silently(site: Site, do: Run, mon
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("step", "left"), [("prepare", "plain preparing"), ("swap", "prepared swapped"), ("rewrite", "plain")])
+@pytest.mark.parametrize(("step", "left"), [("prepare", "plain preparing"), ("swap", "prepared swapped unfinished"), ("rewrite", "plain")])
 def test_case_99_a_disk_that_is_full_to_its_last_byte(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, step: str, left: str) -> None:
     """Enough was free when it was looked at, and somebody else has taken it since: what was there is there, and the next run goes on."""
     site = Site(tmp_path / "site", "hfjfull")
