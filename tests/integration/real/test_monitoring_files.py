@@ -54,7 +54,7 @@ DEPLOYMENT = {
     "project": {"name": "bd-fhir-national"}, "memory": {"available": 8_000_000_000},
     "services": {
         "hapi": service("backend-audit", "backend-fhir", "frontend", scale=3), "postgres-fhir": service("backend-fhir"),
-        "postgres-audit": service("backend-audit"), "postgres-fhir-replica": service("backend-fhir"),
+        "postgres-audit": service("backend-audit"), "postgres-fhir-replica": {**service("backend-fhir"), "standby_of": "postgres-fhir"},
         "pgbouncer-fhir": service("backend-fhir"), "pgbouncer-audit": service("backend-audit"),
     },
 }  # fmt: skip
