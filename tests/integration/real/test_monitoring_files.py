@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 import threading
@@ -224,7 +225,9 @@ class Hub:
     """Where messages arrive: an HTTP server and a mail server at the address that containers know this machine by."""
 
     def __init__(self) -> None:
-        self.address = docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge").strip()
+        network = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]
+        # An engine that was told none does not write down which it took: the first one.
+        self.address = network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))
         self.posted: list[tuple[str, str, dict[str, Any]]] = []
         self.mails: list[Any] = []
         hub = self
