@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from load import Load
-from pilot_host import PROJECT, Background, healthy, modules_at_work, ok, on_host, owner_files, owner_up, play, snapshot, until
+from pilot_host import PROJECT, Background, healthy, modules_at_work, ok, on_host, owner_files, owner_up, play, replicas, snapshot, until
 from standby import SMALL, STANDBY, back, figures, pairs, primary_state, psql, sent, streams
 
 pytestmark = [pytest.mark.lab]
@@ -122,6 +122,26 @@ def test_second_run_changes_nothing(before: dict[str, str]) -> None:
     said = owner_up()
     assert "Recreate" not in said
     assert snapshot() == untouched, said
+
+
+def test_a_replica_that_is_not_heard_ends_no_reads(before: dict[str, str]) -> None:
+    """It runs, and nobody gets an answer of it from outside: what its image can is not known."""
+    silent = replicas()[1]
+    rule = ("nsenter", "-t", str(silent.pid), "-n", "iptables", "{}", "INPUT", "!", "-i", "lo", "-p", "tcp", "--dport", "8080",
+            "-j", "REJECT", "--reject-with", "tcp-reset")
+    untouched = snapshot()
+    on_host(*(item.format("-A") for item in rule))
+    try:
+        refused = play("add_read_replica", *SMALL)
+    finally:
+        on_host(*(item.format("-D") for item in rule))
+    assert refused.rc != 0
+    said = " ".join(refused.out.split())
+    for part in ("Nothing was changed", f"{silent.name}: expected an answer from http://", "postgres_replica_reads=never"):
+        assert part in said, refused.out[-3000:]
+    assert snapshot() == untouched
+    until("it is read by every replica", 60, back)
+    assert ok("add_read_replica", *SMALL).changed == 0
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.full)])
