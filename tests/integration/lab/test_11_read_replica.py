@@ -372,7 +372,8 @@ def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before
         fragment = on_host("cat", FRAGMENT)
         kept = yaml.safe_load(fragment)
         del kept["services"]["hapi"]
-        on_host("bash", "-c", f"cat > {FRAGMENT}", data=yaml.safe_dump(kept))
+        # By its first line the collection knows a fragment of its own.
+        on_host("bash", "-c", f"cat > {FRAGMENT}", data=fragment.splitlines()[0] + "\n" + yaml.safe_dump(kept))
         ok("rollback_scale_regional", *FIRST_BACK, "-e", "pgbouncer_allow_window=true")
         on_host("bash", "-c", f"cat > {FRAGMENT}", data=fragment)
         owner_up()
