@@ -185,10 +185,14 @@ replicas:
       type: dict
       sample:
         HikariPool-1: {active: 0, idle: 5, max: 5, pending: 0, timeouts: 0, total: 5}
+    figures:
+      description: Whether its figures were read. When they were not, C(hikari), C(reads), C(jvm) and C(uptime_seconds) tell nothing about it.
+      type: bool
+      sample: true
     reads:
       description:
         - How it sends reads to a standby of its database, and how many it has sent where since it was started.
-          V(null) for an image without the read data source, or when its figures could not be read.
+          V(null) for an image without the read data source, and as long as C(figures) is V(false).
         - C(lag_seconds) is V(null) as long as it is not known.
       type: dict
       sample: {enabled: true, lag_seconds: 0.0, primary: 12, standby: 5120, standby_up: true}
@@ -321,6 +325,7 @@ def blank(replica: Replica, url: str) -> dict[str, Any]:
         "statement_date": "",
         "statement_age_seconds": None,
         "hikari": {},
+        "figures": False,
         "reads": None,
         "jvm": {"heap_used": None, "heap_max": None},
         "uptime_seconds": None,
@@ -451,7 +456,7 @@ def not_up(name: str, key: str, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_metrics(client: Client, actuator: str, said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fill in hikari, reads, jvm and uptime_seconds; return findings."""
+    """Fill in figures, hikari, reads, jvm and uptime_seconds; return findings."""
     url = join(actuator, "prometheus")
     try:
         samples = _prometheus.scrape(client, url)
@@ -463,6 +468,7 @@ def ask_metrics(client: Client, actuator: str, said: dict[str, Any]) -> list[dic
             return [finding("prometheus_not_exposed", "warning", said["name"], "figures at %s" % url, str(error), EXPOSE)]
         hint = actuator_hint(error.status, EXPOSE)
         return [finding("prometheus_unreadable", "warning", said["name"], "figures at %s" % url, str(error), hint)]
+    said["figures"] = True
     said["hikari"] = _prometheus.hikari(samples)
     said["reads"] = _prometheus.reads(samples)
     said["jvm"] = _prometheus.jvm(samples)

@@ -28,6 +28,7 @@ def lab() -> Iterator[None]:
 def pilot() -> None:
     """The deployment as its owner made it: one replica, no fragment of ours."""
     if on_host("bash", "-c", f"ls -d {PROJECT}/compose.d 2>/dev/null; true").strip():
+        ok("rollback_add_read_replica")
         ok("rollback_scale_regional", *FIRST_BACK, "-e", "hapi_allow_interruption=true", "-e", "pgbouncer_allow_window=true")
     ok("tests/lab/pilot.yml")
     until("one healthy replica", 180, lambda: healthy(1))

@@ -11,12 +11,29 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from load import Load
-from pilot_host import PROJECT, Background, healthy, modules_at_work, ok, on_host, owner_files, owner_up, play, snapshot, until
+from pilot_host import (
+    FIRST,
+    FIRST_BACK,
+    PROJECT,
+    Background,
+    healthy,
+    modules_at_work,
+    ok,
+    on_host,
+    owner_files,
+    owner_up,
+    play,
+    replicas,
+    snapshot,
+    until,
+)
 from standby import SMALL, STANDBY, back, figures, pairs, primary_state, psql, sent, streams
 
 pytestmark = [pytest.mark.lab]
 
+FRAGMENT = f"{PROJECT}/compose.d/postgres_replica.yml"
 VOLUME = "bd-fhir-national_postgres-fhir-replica-data"
 
 
@@ -26,6 +43,11 @@ def container() -> str:
 
 def cloning() -> str:
     return on_host("docker", "ps", "-q", "--filter", "name=bd-fhir-clone-")
+
+
+def served_by() -> dict[str, str]:
+    """HAPI's containers, and since when each of them runs."""
+    return {replica.id: replica.started for replica in replicas()}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +116,30 @@ def test_killed_on_the_way_it_can_go_back(before: dict[str, str], moment: str) -
     assert {**owner_files(), "primary": primary_state()} == before
 
 
+@pytest.mark.full
+def test_killed_while_hapi_is_replaced_the_next_run_ends_it(before: dict[str, str]) -> None:
+    reading = ("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL)
+    old = set(served_by())
+    with Load() as load:
+        killed = Background(*reading)
+        until("one of them has left", 600, lambda: not old <= set(served_by()) or killed.process.poll() is not None)
+        assert killed.process.poll() is None, "it ended before the moment came"
+        killed.kill()
+        until("the last module's end", 120, lambda: not modules_at_work())
+        assert old & set(served_by()), "all of them were replaced already"
+        assert ok(*reading).changed > 0
+        until("it is read by every replica", 60, back)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert healthy(3)
+    assert not old & set(served_by())
+    untouched = snapshot()
+    assert ok(*reading).changed == 0
+    assert snapshot() == untouched
+    ok("rollback_add_read_replica")
+    assert {**owner_files(), "primary": primary_state()} == before
+
+
 def test_made_under_load_and_read_by_every_replica(before: dict[str, str]) -> None:
     started = on_host("docker", "inspect", "--format", "{{.State.StartedAt}}", "bd-postgres-fhir")
     with Load() as load:
@@ -155,6 +201,26 @@ def test_a_primary_gets_no_more_connections_than_its_standby(before: dict[str, s
         on_host("mv", f"{PROJECT}/compose.d/postgres_replica.yml.before", f"{PROJECT}/compose.d/postgres_replica.yml")
 
 
+def test_a_replica_that_is_not_heard_ends_no_reads(before: dict[str, str]) -> None:
+    """It runs, and nobody gets an answer of it from outside: what its image can is not known."""
+    silent = replicas()[1]
+    rule = ("nsenter", "-t", str(silent.pid), "-n", "iptables", "{}", "INPUT", "!", "-i", "lo", "-p", "tcp", "--dport", "8080",
+            "-j", "REJECT", "--reject-with", "tcp-reset")
+    untouched = snapshot()
+    on_host(*(item.format("-A") for item in rule))
+    try:
+        refused = play("add_read_replica", *SMALL)
+    finally:
+        on_host(*(item.format("-D") for item in rule))
+    assert refused.rc != 0
+    said = " ".join(refused.out.split())
+    for part in ("Nothing was changed", f"{silent.name}: expected an answer from http://", "postgres_replica_reads=never"):
+        assert part in said, refused.out[-3000:]
+    assert snapshot() == untouched
+    until("it is read by every replica", 60, back)
+    assert ok("add_read_replica", *SMALL).changed == 0
+
+
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.full)])
 def test_who_writes_through_one_replica_reads_it_through_another(before: dict[str, str], count: int) -> None:
     start = figures()
@@ -214,19 +280,28 @@ def test_a_replay_that_stands_still_gives_no_stale_answer(before: dict[str, str]
 def test_a_cut_link_is_seen_and_healed(before: dict[str, str]) -> None:
     pid = on_host("docker", "inspect", "--format", "{{.State.Pid}}", container()).strip()
     rule = ("nsenter", "-t", pid, "-n", "iptables", "{}", "INPUT", "-p", "tcp", "--sport", "5432", "-j", "DROP")
+    hapi = served_by()
     with Load() as load:
         on_host(*(item.format("-A") for item in rule))
         try:
-            time.sleep(12)
-            assert figures()["fhir_read_standby_up"] == 0 or psql("SELECT 1") == "1"
+            # It still answers HAPI: only the distance to the primary tells, which grows with what is written there.
+            until("HAPI leaves it out", 60, lambda: figures()["fhir_read_standby_up"] == 0)
+            start = figures()
+            assert start["fhir_read_standby_lag_seconds"] > 10 * len(hapi)
+            time.sleep(3)
+            end = figures()
+            assert sent(start, end, "lagging") > 0
+            assert sent(start, end, "standby") == 0
             result = ok("assess")
             assert re.search(r"standby_link_cut|standby_not_streaming", result.out), result.out[-3000:]
         finally:
             on_host(*(item.format("-D") for item in rule))
-        ok("add_read_replica", *SMALL)
+        assert ok("add_read_replica", *SMALL).changed == 0
+        until("it is read again", 90, back)
     assert load.ledger.failures == []
     assert load.lost() == []
     assert streams()
+    assert served_by() == hapi
 
 
 @pytest.mark.full
@@ -304,4 +379,59 @@ def test_a_promoted_standby_is_never_taken_away(before: dict[str, str]) -> None:
     on_host("docker", "compose", "--project-directory", PROJECT, "--env-file", f"{PROJECT}/.env", "rm", "-fs", STANDBY)
     on_host("docker", "volume", "rm", VOLUME)
     ok("rollback_add_read_replica")
+    assert primary_state() == before["primary"]
+
+
+@pytest.mark.full
+def test_the_balancer_stays_as_long_as_reads_go_to_the_standby(before: dict[str, str]) -> None:
+    ok("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL)
+    untouched = snapshot()
+    for verb in ("rollback_scale_hapi", "rollback_scale_regional"):
+        refused = play(verb, *FIRST_BACK)
+        assert refused.rc != 0
+        said = " ".join(refused.out.split())
+        assert "Nothing was changed" in said
+        assert "Run rollback_add_read_replica first" in said, refused.out[-3000:]
+        assert "A real run would stop here" in " ".join(ok(verb, "--check", *FIRST_BACK).out.split())
+    assert snapshot() == untouched
+
+
+@pytest.mark.full
+def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before: dict[str, str]) -> None:
+    """As an older version has left it: HAPI reads from the standby, and the owner's nginx has resolved its name once."""
+    try:
+        fragment = on_host("cat", FRAGMENT)
+        kept = yaml.safe_load(fragment)
+        del kept["services"]["hapi"]
+        # By its first line the collection knows a fragment of its own.
+        on_host("bash", "-c", f"cat > {FRAGMENT}", data=fragment.splitlines()[0] + "\n" + yaml.safe_dump(kept))
+        ok("rollback_scale_regional", *FIRST_BACK, "-e", "pgbouncer_allow_window=true")
+        on_host("bash", "-c", f"cat > {FRAGMENT}", data=fragment)
+        owner_up()
+        until("the only replica", 180, lambda: healthy(1))
+        nginx = replicas("nginx")[0].id
+        on_host("docker", "exec", nginx, "nginx", "-s", "reload")
+        until("it is read", 60, back)
+        untouched = snapshot()
+        refused = play("rollback_add_read_replica")
+        assert refused.rc != 0
+        said = " ".join(refused.out.split())
+        assert "Nothing was changed. No balancer of ours" in said, refused.out[-3000:]
+        assert "postgres_replica_allow_interruption=true" in said
+        assert "A real run would stop here" in " ".join(ok("rollback_add_read_replica", "--check").out.split())
+        assert snapshot() == untouched
+        with Load() as load:
+            time.sleep(2)
+            ok("rollback_add_read_replica", "-e", "postgres_replica_allow_interruption=true")
+            settled = load.failed()
+            time.sleep(10)
+            assert load.failed() == settled, "requests still fail after the summary"
+        failed = [float(item.split("s ")[0]) for item in load.ledger.failures]
+        print(f"without a balancer: {len(failed)} requests failed over {failed[-1] - failed[0] if failed else 0:.1f} s")
+        assert load.lost() == []
+        assert healthy(1)
+        assert set(served_by()).isdisjoint(line.split()[0] for line in untouched["containers"].splitlines())
+    finally:
+        ok("scale_regional", *FIRST)
+    until("three healthy replicas", 300, lambda: healthy(3))
     assert primary_state() == before["primary"]

@@ -69,17 +69,33 @@ def test_check_changes_nothing_on_either_host(before: dict[str, str]) -> None:
         assert part in said, part
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    ({"postgres_replica_host_address": ""}, "set bd_fhir_private_address for both"),
-    ({"postgres_replica_host_address": "192.0.2.77"}, "is no address of the host that it shall be of"),
-    ({"postgres_replica_gate_port": 22}, "Somebody answers at"),
-    ({"postgres_replica_host_dir": "/opt/other"}, "is not of this standby"),
-    ({"postgres_replica_memory": "900g"}, "Set postgres_replica_memory lower"),
+# On the other host, the name of the primary's image means another one.
+RETAGGED = ("docker tag {image} kept-by-test 2>/dev/null; tar -C /etc -c hostname | docker import - {image}",
+            "docker rmi {image} && if docker tag kept-by-test {image}; then docker rmi kept-by-test; fi")
+FOREIGN = ("mkdir -p /opt/other && echo 'services: {{}}' >/opt/other/docker-compose.yml", "rm -r /opt/other")
+NOTHING = ("true", "true")
+
+
+@pytest.mark.parametrize(("arguments", "says", "there_is", "mode"), [
+    ({"postgres_replica_host_address": ""}, "set bd_fhir_private_address for both", NOTHING, ()),
+    ({"postgres_replica_host_address": "192.0.2.77"}, "is no address of the host that it shall be of", NOTHING, ()),
+    ({"postgres_replica_gate_port": 22}, "Somebody answers at", NOTHING, ()),
+    ({"postgres_replica_host_dir": "/opt/other"}, "is not of this standby", FOREIGN, ()),
+    ({"postgres_replica_memory": "900g"}, "Set postgres_replica_memory lower", NOTHING, ()),
+    ({}, "is not the image that postgres-fhir runs", RETAGGED, ()),
+    ({}, "is not the image that postgres-fhir runs", RETAGGED, ("--check",)),
 ])
-def test_wrong_input_is_refused_before_the_first_change(before: dict[str, str], arguments: dict[str, object], says: str) -> None:
-    there("bash", "-c", "mkdir -p /opt/other && echo 'services: {}' >/opt/other/docker-compose.yml")
+def test_wrong_input_is_refused_before_the_first_change(
+    before: dict[str, str], arguments: dict[str, object], says: str, there_is: tuple[str, str], mode: tuple[str, ...]
+) -> None:
+    image = on_host("docker", "inspect", "--format", "{{.Config.Image}}", "bd-postgres-fhir").strip()
+    damage, mend = (command.format(image=image) for command in there_is)
     untouched = snapshot()
-    refused = play("add_read_replica", *INVENTORY, *SMALL, "-e", json.dumps(arguments))
+    there("bash", "-c", damage)
+    try:
+        refused = play("add_read_replica", *INVENTORY, *SMALL, *mode, "-e", json.dumps(arguments))
+    finally:
+        there("bash", "-c", mend)
     assert refused.rc != 0
     assert says in " ".join(refused.out.split()), refused.out[-3000:]
     assert snapshot() == untouched

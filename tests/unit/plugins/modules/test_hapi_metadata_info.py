@@ -57,6 +57,8 @@ def test_three_equal_replicas(run):
     assert said["hikari"]["HikariPool-1"]["idle"] is None
     assert said["jvm"] == {"heap_used": 10000000, "heap_max": None}
     assert said["uptime_seconds"] == 12
+    # Without the read data source, and that is known.
+    assert (said["figures"], said["reads"]) == (True, None)
     assert said["build"] == {"version": "1.4.0", "revision": "1a2b3c4"}
     assert said["url"] == one.url + "/fhir/metadata"
     assert said["address"] == "127.0.0.1"
@@ -193,7 +195,7 @@ def test_case_116_what_is_not_exposed_is_told_with_how_to_expose_it(run):
     assert "management.endpoints.web.exposure.include" in result["findings"][2]["hint"]
     assert "micrometer-registry-prometheus" in result["findings"][2]["hint"]
     said = result["replicas"][0]
-    assert (said["health"], said["hikari"], said["jvm"]["heap_used"]) == (None, {}, None)
+    assert (said["health"], said["figures"], said["hikari"], said["jvm"]["heap_used"]) == (None, False, {}, None)
 
 
 def test_a_page_in_place_of_the_figures_is_told(run):
