@@ -56,6 +56,8 @@ _REASONS = (
 )
 # The line of a log that says why, behind the chain of causes.
 _CAUSE = re.compile(r"(?:Caused by: |Message *: |ERROR: )[^\n]*")
+# Spring's own words, where it has some, are worth more than the chain of causes.
+_DESCRIPTION = re.compile(r"APPLICATION FAILED TO START\s+\**\s*Description:\s+([^\n]+)")
 
 SCHEMA_TABLES = """
 SELECT c.oid::bigint AS oid, c.relname::text AS name, c.relkind::text AS kind, coalesce(pg_catalog.pg_get_partkeydef(c.oid), '') AS key
@@ -159,6 +161,9 @@ def reason_of(log: str) -> tuple[str, str]:
         if match:
             text = " ".join(match.group(0).split())
             return kind, " | ".join(dict.fromkeys([text[-400:], *([] if kind == "schema_refused" else last)]))
+    described = _DESCRIPTION.search(log)
+    if described:
+        return "start_failed", " ".join(described.group(1).split())
     lines = [" ".join(line.split()) for line in log.splitlines() if line.strip()]
     return "start_failed", " | ".join(last or lines[-3:]) or "it said nothing"
 

@@ -98,6 +98,12 @@ options:
     description:
       - Image that is tried. It must be on the host. By default it is that of O(hapi_service).
     type: str
+  env:
+    description:
+      - Names of the environment file that change together with O(image), with the values that they will have there. The service is what
+        Compose then makes of it; the file is not changed.
+    type: dict
+    default: {}
   environment:
     description:
       - Variables that are put over those of the service. What is to switch Hibernate's validation on belongs here.
@@ -285,6 +291,8 @@ class Check:
         for name, least in (("start_timeout", 1), ("cpu_shares", 2)):
             if params[name] < least:
                 raise hfj.HfjError("%s is %d; it must be at least %d." % (name, params[name], least))
+        # To Compose, what the process has comes before what the file says.
+        os.environ.update((str(name), upgrade.text_of(value)) for name, value in params["env"].items())
         self.docker = Docker.from_module(module)
         self.findings: list[dict[str, Any]] = []
 
@@ -507,6 +515,7 @@ def main() -> None:
             history_tables={"type": "list", "elements": "str", "default": ["flyway_schema_history", "FLY_HFJ_MIGRATION"]},
             hapi_service={"type": "str", "default": "hapi"},
             image={"type": "str"},
+            env={"type": "dict", "default": {}},
             environment={"type": "dict", "default": VALIDATE},
             port={"type": "int", "default": 8080},
             path={"type": "str", "default": "/fhir/metadata"},

@@ -20,6 +20,20 @@ FLYWAY = """Caused by: org.flywaydb.core.internal.command.DbMigrate$FlywayMigrat
 Message    : ERROR: unique constraint on partitioned table must include all partitioning columns
 Caused by: org.postgresql.util.PSQLException: ERROR: unique constraint on partitioned table must include all partitioning columns
 """
+SPRING = """ERROR Error starting Tomcat context. Message: Error creating bean with name 'fhirServlet'
+
+***************************
+APPLICATION FAILED TO START
+***************************
+
+Description:
+
+PACKAGE=x.tgz: there is no such package in this image.
+
+Action:
+
+Change both.
+"""
 
 
 def test_the_environment_of_the_service_with_more_put_over_it() -> None:
@@ -66,6 +80,7 @@ def test_values_that_a_log_must_not_show() -> None:
         ("Migration of schema public to version 9 failed! Changes rolled back.\n", "migrator_failed", "version 9 failed"),
         ("ca.uhn.fhir.jpa.migrate.HapiMigrationException: 5 tasks\n", "migrator_failed", "5 tasks"),
         ("Caused by: java.net.UnknownHostException: redis\n", "start_failed", "UnknownHostException: redis"),
+        (SPRING, "start_failed", "PACKAGE=x.tgz: there is no such package in this image."),
         ("one\ntwo\n", "start_failed", "one | two"),
         ("", "start_failed", "it said nothing"),
     ],
