@@ -49,7 +49,7 @@ class Change:
     side: Report
     pooler: Optional[dict[str, Any]]  # of the database, as postgres_parameter takes it
     standbys: tuple[str, ...]  # that must not have less
-    restart: str  # pause or window
+    restart: str  # pause, window or standby
     lower: bool  # after the pooler instead of before it, and in the reverse order
     after_primary: bool  # refused as long as the primary has more, so that nothing can be asked of it beforehand
 
@@ -206,9 +206,10 @@ def changes_of(
             service=service,
             value=value,
             side=side,
-            pooler=pooler_option(side),
+            # No client of the pooler comes to a standby, and its readers ask the primary meanwhile.
+            pooler=pooler_option(side) if service == primary else None,
             standbys=tuple(side.get("standby_services") or ()) if service == primary else (),
-            restart="pause" if held else "window",
+            restart="standby" if service != primary else "pause" if held else "window",
             lower=lower,
             after_primary=lower and service != primary and primary in databases and then[service] < maximum,
         )

@@ -52,11 +52,14 @@ options:
         It needs transaction mode. In session mode clients keep their server connections, so a pause would never come about, and it is refused.
       - V(window) lets the balancer answer V(503) with C(Retry-After) for the time of the restart, see O(window).
         Sessions of clients are cut, which are idle then.
+      - V(standby) restarts a standby at once. Its readers are cut, and have to ask the primary meanwhile, as HAPI's reads do. It is refused for a
+        server that takes writes.
     type: str
     choices:
       - never
       - pause
       - window
+      - standby
     default: never
   login_user:
     description:
@@ -583,6 +586,13 @@ class Run:
             raise ParameterError(
                 "Nothing was changed: a base backup of %s is running, which a restart would break off. Wait for its end." % self.service
             )
+        if self.params["restart"] == "standby":
+            if not facts.in_recovery:
+                raise ParameterError(
+                    "Nothing was changed: the server of %s takes writes, and restart: standby would cut them off. Use restart: pause or window."
+                    % self.service
+                )
+            return
         own = address_of(container_of(self.docker, pooler.service)) if pooler else ""
         for row in session.rows(
             "SELECT usename, application_name, coalesce(host(client_addr), 'its socket') AS address, count(*)::int AS number"
@@ -972,7 +982,7 @@ class Run:
                 finding(
                     "parameter_waits_for_restart", "warning", item.name, item.wanted,
                     "%s, with which the server works until it is started anew" % item.running,
-                    "Run this with restart: pause or restart: window.",
+                    "Run this with restart: pause, window or, for a standby, standby.",
                 )
             )  # fmt: skip
 
@@ -983,6 +993,8 @@ class Run:
             return "clients of %s on %s wait while the server restarts, mostly 2 to 10 seconds, at most %d; none of their statements fails" % (
                 ", ".join(pooler.databases), pooler.service, at_most + self.params["pooler"]["pause_timeout"],
             )  # fmt: skip
+        if method == "standby":
+            return "readers of the standby are cut, and have to ask the primary while it restarts, mostly 5 to 20 seconds, at most %d" % at_most
         return (
             "the balancer answers 503 with Retry-After while the server restarts, mostly 5 to 20 seconds, at most %d; sessions of clients are cut"
             % (at_most + self.params["window"]["drain_timeout"])
@@ -1044,7 +1056,7 @@ def main() -> None:
             COMPOSE_ARGUMENTS,
             service={"type": "str", "required": True},
             parameters={"type": "dict", "required": True},
-            restart={"type": "str", "choices": ["never", "pause", "window"], "default": "never"},
+            restart={"type": "str", "choices": ["never", "pause", "window", "standby"], "default": "never"},
             pooler={
                 "type": "dict",
                 "options": {

@@ -199,6 +199,16 @@ def test_a_primary_gets_no_more_connections_than_its_standby(before: dict[str, s
         assert "would stop" not in plan
     finally:
         on_host("mv", f"{PROJECT}/compose.d/postgres_replica.yml.before", f"{PROJECT}/compose.d/postgres_replica.yml")
+    with Load(announced=True) as load:
+        ok("tune_pools", *wanted)
+    assert load.ledger.failures == []
+    assert load.lost() == []
+    assert [psql("SHOW max_connections", server) for server in ("bd-postgres-fhir", container())] == ["40", "40"]
+    until("it is read by every replica", 60, back)
+    assert ok("tune_pools", *wanted).changed == 0
+    ok("rollback_tune_pools", *wanted)
+    assert [psql("SHOW max_connections", server) for server in ("bd-postgres-fhir", container())] == ["30", "30"]
+    until("it is read by every replica", 60, back)
 
 
 def test_a_replica_that_is_not_heard_ends_no_reads(before: dict[str, str]) -> None:

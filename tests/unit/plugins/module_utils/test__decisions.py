@@ -148,6 +148,8 @@ def test_a_standby_never_has_less_than_its_primary(own: int, expected: int) -> N
     assert list(found.databases.items()) == [("standby", expected), ("postgres", 40)]
     assert [change.service for change in found.changes] == ["standby", "postgres"]
     assert [change.standbys for change in found.changes] == [(), ("standby",)]
+    # The pooler knows the primary alone, and cannot hold a standby's readers.
+    assert [(change.restart, change.pooler is None) for change in found.changes] == [("standby", True), ("window", False)]
     larger = decide(item, Wishes(connections=70))
     assert larger.databases == {"standby": 70, "postgres": 70}
 
