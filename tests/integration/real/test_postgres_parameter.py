@@ -706,7 +706,14 @@ def test_case_56_the_standby_first_when_raising_the_primary_first_when_lowering(
         found = site.module(**site.args(**standby, parameters={"max_connections": 30}))
         assert "less than the primary of this standby has (40)" in found["msg"]
         assert site.module(**site.paused_args(max_connections=30), standbys=["standby"])["restarted"]
-        found = site.module(**site.args(**standby, parameters={"max_connections": 30}))
-        assert facts(found)[:3] == (True, False, True)
+        # A reader does not keep it, and the server that takes writes is never restarted so.
+        with contextlib.closing(site.connection("standby", "postgres")):
+            found = site.module(**site.args(**standby, parameters={"max_connections": 30}, restart="standby"))
+        assert facts(found) == (True, True, False, "standby", "40", "30", "30")
+        assert "ask the primary" in found["interruption"]
+        site.until("the standby", lambda: site.sql("SELECT count(*) FROM pg_stat_replication", "postgres") == "1")
+        found = site.module(**site.args(parameters={"max_connections": 40}, restart="standby", trial=False))
+        assert "takes writes" in found["msg"]
+        assert site.setting("max_connections") == "30"
     finally:
         site.remove()
