@@ -44,4 +44,5 @@ def unarchive(text: str) -> tuple[str, str]:
 
 def copy_in(docker: Docker, container: str, directory: str, name: str, text: str, owner: str, mode: int = 0o600) -> None:
     """Write a file into a directory of a container. Raises ComposeError."""
-    docker.docker("cp", "-a", "-", "%s:%s" % (container, directory), data=archive(name, text, owner, mode))
+    # Not -a: that gives it to the container's user, whom Docker does not find where that is a number.
+    docker.docker("cp", "-", "%s:%s" % (container, directory), data=archive(name, text, owner, mode))

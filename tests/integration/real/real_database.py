@@ -60,11 +60,11 @@ PGBOUNCER = """
     stop_signal: SIGTERM
     volumes: ["./pooler:/site:ro"]
 """
-# The user of the image's server; a directory of its own, because pg_basebackup wants an empty one.
+# The user of the image's server, by its numbers as postgres_replica writes it; a directory of its own, because pg_basebackup wants an empty one.
 STANDBY = """
   standby:
     image: %(postgres)s
-    user: postgres
+    user: "999:999"
     environment:
       PGDATA: /var/lib/postgresql/data/standby
       PGPASSWORD: ${FHIR_DB_SUPERUSER_PASSWORD}
