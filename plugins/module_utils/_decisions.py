@@ -355,15 +355,16 @@ def setting_moved(report: Report, name: str, values: list[Any]) -> bool:
 
 
 def former_databases(side: Report, report: Report, memory: Report) -> dict[str, Optional[int]]:
-    """Return service -> the former max_connections, standbys first; without those that have moved since.
+    """Return service -> the former max_connections, standbys first; without those that have moved since, and standbys that are gone.
 
     Where the value came from another file than the one that ALTER SYSTEM writes, ours only has to go: None.
     """
     written = memory.get("written", {})
     now = {item["service"]: item["max_connections"] for item in servers_of(report)}
+    there = {side["database_service"], *(side.get("standby_services") or ())}
     found: dict[str, Optional[int]] = {}
     for service, (value, file) in sorted(memory.get("databases", {}).items(), key=lambda item: bool(item[0] == side["database_service"])):
-        if now.get(service, value) in (value, written.get(service)):
+        if service in there and now.get(service, value) in (value, written.get(service)):
             found[service] = value if file.endswith(AUTO_CONF) else None
     return found
 

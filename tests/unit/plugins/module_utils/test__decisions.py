@@ -365,6 +365,11 @@ def test_what_came_from_alter_system_is_put_back_by_it() -> None:
     assert found.databases == {"standby": None, "postgres": 30}
 
 
+def test_a_standby_that_was_taken_away_since_does_not_bar_the_way_back() -> None:
+    memory = tuned_memory(databases={"postgres": [30, CONF], "standby": [30, CONF]}, written={"postgres": 40, "standby": 40})
+    assert back(TUNED, memory).databases == {"postgres": None}
+
+
 @pytest.mark.parametrize("name", ["postgres-standby", "a-standby"])
 def test_the_primary_comes_last_whatever_it_is_called(name: str) -> None:
     """What is lowered is lowered in the reverse order, and a standby with less than its primary stops."""
