@@ -703,8 +703,9 @@ class ChangeGuard:
         over = threading.Event()
 
         def renew_it() -> None:
-            with contextlib.suppress(ChangeError):
-                while not over.wait(HEARTBEAT):
+            while not over.wait(HEARTBEAT):
+                # A disk that is full for a moment must not end it; of a lease that is lost each try says so again.
+                with contextlib.suppress(ChangeError, OSError):
                     renew(store, token)
 
         # It ends with the module, however that ends.

@@ -206,6 +206,27 @@ def test_a_step_of_hours_is_not_taken_for_dead(store: Store, clock: list[Any], m
     assert (store.lease() or {})["token"] == taken.token.number
 
 
+def test_a_renewal_that_fails_once_is_tried_again(store: Store, clock: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_change, "HEARTBEAT", 0.01)
+    token = opened(store)
+    real, tries = _change.renew, [0]
+
+    def full_once(*args: Any) -> Any:
+        tries[0] += 1
+        if tries[0] == 1:
+            raise ChangeError("no room")
+        return real(*args)
+
+    monkeypatch.setattr(_change, "renew", full_once)
+    clock[2] += 800
+    with guard(token).kept():
+        deadline = time.monotonic() + 10
+        while tries[0] < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    clock[2] += 800
+    assert _change.take(store, KARIM).token is None
+
+
 def test_nothing_is_renewed_without_a_token_or_in_check_mode(store: Store, clock: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_change, "HEARTBEAT", 0.01)
     token = opened(store)
