@@ -9,10 +9,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import yaml
-from load import Load
+from load import Load, request
 from pilot_host import (
     FIRST,
     FIRST_BACK,
@@ -406,10 +407,11 @@ def test_the_balancer_stays_as_long_as_reads_go_to_the_standby(before: dict[str,
     assert snapshot() == untouched
 
 
-@pytest.mark.full
-def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before: dict[str, str]) -> None:
+@contextmanager
+def without_a_balancer() -> Iterator[None]:
     """As an older version has left it: HAPI reads from the standby, and the owner's nginx has resolved its name once."""
     try:
+        ok("add_read_replica", "-e", "postgres_replica_reads=required", *SMALL)
         fragment = on_host("cat", FRAGMENT)
         kept = yaml.safe_load(fragment)
         del kept["services"]["hapi"]
@@ -419,20 +421,31 @@ def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before
         on_host("bash", "-c", f"cat > {FRAGMENT}", data=fragment)
         owner_up()
         until("the only replica", 180, lambda: healthy(1))
-        nginx = replicas("nginx")[0].id
-        on_host("docker", "exec", nginx, "nginx", "-s", "reload")
+        on_host("docker", "exec", replicas("nginx")[0].id, "nginx", "-s", "reload")
         until("it is read", 60, back)
+        yield
+    finally:
+        ok("scale_regional", *FIRST)
+    until("three healthy replicas", 300, lambda: healthy(3))
+
+
+CONSENT = ("-e", "postgres_replica_allow_interruption=true")
+
+
+@pytest.mark.full
+def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before: dict[str, str]) -> None:
+    with without_a_balancer():
         untouched = snapshot()
         refused = play("rollback_add_read_replica")
         assert refused.rc != 0
         said = " ".join(refused.out.split())
         assert "Nothing was changed. No balancer of ours" in said, refused.out[-3000:]
-        assert "postgres_replica_allow_interruption=true" in said
+        assert CONSENT[1] in said
         assert "A real run would stop here" in " ".join(ok("rollback_add_read_replica", "--check").out.split())
         assert snapshot() == untouched
         with Load() as load:
             time.sleep(2)
-            ok("rollback_add_read_replica", "-e", "postgres_replica_allow_interruption=true")
+            ok("rollback_add_read_replica", *CONSENT)
             settled = load.failed()
             time.sleep(10)
             assert load.failed() == settled, "requests still fail after the summary"
@@ -441,7 +454,37 @@ def test_without_a_balancer_the_way_back_asks_for_consent_and_tells_nginx(before
         assert load.lost() == []
         assert healthy(1)
         assert set(served_by()).isdisjoint(line.split()[0] for line in untouched["containers"].splitlines())
-    finally:
-        ok("scale_regional", *FIRST)
-    until("three healthy replicas", 300, lambda: healthy(3))
+    assert primary_state() == before["primary"]
+
+
+@pytest.mark.full
+def test_killed_before_nginx_was_told_the_next_run_tells_it(before: dict[str, str]) -> None:
+    """Nothing is left to replace then, and nginx still asks where nobody is."""
+    with without_a_balancer():
+        (old,) = served_by()
+        killed = Background("rollback_add_read_replica", *CONSENT)
+        until("another replica alone", 300, lambda: healthy(1) and old not in served_by())
+        killed.kill()
+        answer = request("GET", "/fhir/metadata?_summary=true", timeout=10)[0]
+        print(f"killed before nginx was told: it answers {answer}")
+        assert answer != 200, "nginx was told already: this test has shown nothing"
+        (new,) = served_by()
+        ok("rollback_add_read_replica", *CONSENT)
+        assert list(served_by()) == [new]
+        with Load() as load:
+            time.sleep(3)
+        assert load.ledger.failures == []
+    assert primary_state() == before["primary"]
+
+
+@pytest.mark.full
+def test_taken_out_of_what_compose_reads_it_still_goes(before: dict[str, str]) -> None:
+    """As by an owner who restores .env from yesterday: Compose knows no standby any more, and it still runs."""
+    ok("add_read_replica", "-e", "postgres_replica_reads=never", *SMALL)
+    kept = on_host("cat", f"{PROJECT}/.env")
+    bare = re.sub(r":[^:'\"\n]*compose\.d/postgres_replica\.yml", "", kept)
+    assert bare != kept
+    on_host("bash", "-c", f"cat > {PROJECT}/.env", data=bare)
+    ok("rollback_add_read_replica")
+    assert container() not in on_host("docker", "ps", "--all", "--format", "{{.Names}}")
     assert primary_state() == before["primary"]
