@@ -47,6 +47,8 @@ _value:
     - As from P(dghs.bd_fhir.pool_decisions#filter). A database whose V(max_connections) is V(null) gets back what its C(postgresql.conf) says.
     - A setting of the pooler that is V(null) stood nowhere before. C(on_line) has what the database's line in the file of pgBouncer said
       of one. M(dghs.bd_fhir.pgbouncer_pool) takes both as they are.
+    - C(stays) is the former C(max_connections) where it would be too few for a size that the owner has set since, so that the databases of
+      the side stay as they are, V(null) elsewhere.
     - C(fits) is whether the replicas that were counted fit into the former pool.
   type: dict
   sample:
@@ -68,6 +70,7 @@ _value:
       on_line: {}
       pool: 20
       settings: {default_pool_size: '20'}
+      stays: null
       side: {database: fhirdb, database_service: postgres-fhir, name: fhir}
       touched: true
 """

@@ -72,7 +72,7 @@ _value:
       the changes of the databases in the order in which they are raised, each with how it is restarted.
     - C(pool) is what HAPI's pool then gives, and C(capped_by) what makes it smaller than its size. C(least_pool) is the pool, and
       C(needed) the C(max_connections), without which it would not work. C(fits) is whether the sizes suffice.
-    - C(touched) is whether there is anything to do or was in an earlier run.
+    - C(touched) is whether there is anything to do or was in an earlier run. C(stays) is for the way back, and V(null) here.
   type: dict
   sample:
     fhir:
@@ -93,6 +93,7 @@ _value:
       on_line: {}
       pool: 30
       settings: {default_pool_size: 30}
+      stays: null
       side: {database: fhirdb, database_service: postgres-fhir, name: fhir}
       touched: true
 """

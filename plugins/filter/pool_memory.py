@@ -52,7 +52,7 @@ _value:
       settings:
         default_pool_size: ['20', 30]
       written:
-        postgres-fhir: 40
+        postgres-fhir: [40]
 """
 
 from collections.abc import Callable, Mapping

@@ -64,6 +64,8 @@ _LEAKS = (
     re.compile(r"(?i)(invalid template: ).*"),
     re.compile(r"(invalid interpolation format for [^:]*:).*", re.DOTALL),
 )
+# A volume without a name in the compose files gets one of Docker's.
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}\Z")
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(h|ms|m|s|us|µs|μs|ns)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
@@ -106,7 +108,17 @@ class Container:
     config_files: list[str] = field(default_factory=list)
     working_dir: str = ""
     env_file: str = ""
-    mounts: list[dict[str, Any]] = field(default_factory=list)  # type, source, destination, rw
+    mounts: list[dict[str, Any]] = field(default_factory=list)  # type, name, source, destination, rw
+
+    def anonymous_volumes(self) -> dict[str, str]:
+        """Return by their paths the volumes that Docker has made for this container alone: what is made in its place gets others."""
+        return {item["destination"]: item["name"] for item in self.mounts if item["type"] == "volume" and _ANONYMOUS.match(item["name"])}
+
+    def keeps(self, path: str) -> bool:
+        """Tell whether what is made in place of this container has the same at a path: a folder of the host, or a volume with a name."""
+        above = [item for item in self.mounts if (path.rstrip("/") + "/").startswith(item["destination"].rstrip("/") + "/")]
+        nearest = max(above, key=lambda item: len(item["destination"]), default=None)
+        return nearest is not None and nearest["type"] in ("bind", "volume") and nearest["destination"] not in self.anonymous_volumes()
 
     def public(self) -> dict[str, Any]:
         """Return what a module may show: no environment, no command, no labels of others."""

@@ -6,8 +6,8 @@
 """What the role pgbouncer decides of each side, forth and back, and what it remembers of it. All pure.
 
 A budget is what connection_budget_info returns. A memory is what the role's fragment keeps of a side from before its first change:
-settings (name -> what it was, what was written), databases (service -> max_connections, and the file that it came from) and written
-(service -> max_connections); where there are any, unset (settings that stood nowhere) and on_line (setting -> what the database's line
+settings (name -> what it was, and whatever was written since, in that order), databases (service -> max_connections, and the file that it
+came from) and written (service -> each max_connections that was written, in that order); where there are any, unset (settings that stood nowhere) and on_line (setting -> what the database's line
 in pgBouncer's own file said).
 """
 
@@ -68,6 +68,7 @@ class Decision:
     fits: bool
     touched: bool  # whether there is something to do, or was in an earlier run that may have been cut short
     changes: tuple[Change, ...]
+    stays: Optional[int] = None  # the former max_connections, which would be too few for what the owner has set since
     on_line: dict[str, str] = field(default_factory=dict)  # what the database's line says of a setting, where it is not the same
 
     def report(self) -> dict[str, Any]:
@@ -293,7 +294,7 @@ def remember(memory: Report, decisions: Mapping[str, Report], budget: Report, be
         if not decisions[name]["touched"]:
             continue
         old, settings, now = memory.get(name, {}), decisions[name]["settings"], before.get(name, {})
-        kept = old.get("settings", {})
+        kept, written = old.get("settings", {}), old.get("written", {})
         # A dry run may not have learned what a setting is.
         first = {item: kept[item][0] if item in kept else now.get(item, {}).get("before") for item in settings}
         new = {item: now[item] for item in settings if item in now and item not in kept}
@@ -302,15 +303,21 @@ def remember(memory: Report, decisions: Mapping[str, Report], budget: Report, be
         places = {"unset": sorted(unset | set(old.get("unset", ()))), "on_line": {**lines, **old.get("on_line", {})}}
         found[name] = {
             **{place: value for place, value in places.items() if value},
-            "settings": {**kept, **{item: [first[item], value] for item, value in settings.items()}},
+            # All that was written, and not only the last: a run that ended before its first change leaves the one before that in force.
+            "settings": {**kept, **{item: [first[item], *another(kept.get(item, ())[1:], value)] for item, value in settings.items()}},
             # With the file that the value comes from: one of our own kind is put back, any other needs only that ours goes.
             "databases": {
                 **{item["service"]: [item["max_connections"], item["sourcefile"]] for item in servers_of(report)},
                 **old.get("databases", {}),
             },
-            "written": {**old.get("written", {}), **decisions[name]["databases"]},
+            "written": {**written, **{item: another(written.get(item, ()), value) for item, value in decisions[name]["databases"].items()}},
         }
     return found
+
+
+def another(values: Iterable[Any], value: Any) -> list[Any]:
+    """Return the values with one that comes last, and stands there once."""
+    return [item for item in values if item != value] + [value]
 
 
 # -- back
@@ -326,7 +333,9 @@ def go_back(side: Report, report: Report, memory: Report) -> Decision:
     databases = former_databases(side, report, memory)
     former = {service: values[0] for service, values in memory.get("databases", {}).items()}
     pool = pool_with(report, settings) if pooler else {"effective": report["hikari"]["demand"]}
-    least = least_pool(report, settings)
+    least, needed, primary = least_pool(report, settings), needed_with(report, settings), side["database_service"]
+    # What the owner has set since may need more than there was. What needs more with all sizes as they were did so before us.
+    stays = len(going) < len(kept) and primary in databases and former[primary] < needed
     return Decision(
         side=side,
         pool=pool["effective"],
@@ -334,24 +343,25 @@ def go_back(side: Report, report: Report, memory: Report) -> Decision:
         capped_by=capped_by(pool, number(settings.get(POOL_SIZE))) if pooler else "",
         settings={name: None if name in memory.get("unset", ()) else kept[name][0] for name in going},
         on_line=on_line,
-        databases=databases,
-        needed=needed_with(report, settings),
+        databases={} if stays else databases,
+        needed=needed,
         # A pool that is not made smaller does not bar the way.
         fits=pool["effective"] >= least or not {POOL_SIZE, *LIMITS} & set(settings),
         touched=True,
-        changes=changes_of(side, report, settings, databases, former),
+        changes=() if stays else changes_of(side, report, settings, databases, former),
+        stays=former[primary] if stays else None,
     )
 
 
 def setting_moved(report: Report, name: str, values: list[Any]) -> bool:
-    """Tell whether a setting is neither what it was nor what was written."""
+    """Tell whether a setting is neither what it was nor anything that was written."""
     if name == POOL_SIZE:
         present = {str(size) for size in settable_sizes(report) or {report["pooler"][POOL_SIZE]}}
     elif name in report["pooler"]:
         present = {str(report["pooler"][name])}
     else:
         return False
-    return not present & {str(values[0]), str(values[-1])}
+    return not present & {str(value) for value in values}
 
 
 def former_databases(side: Report, report: Report, memory: Report) -> dict[str, Optional[int]]:
@@ -359,12 +369,11 @@ def former_databases(side: Report, report: Report, memory: Report) -> dict[str, 
 
     Where the value came from another file than the one that ALTER SYSTEM writes, ours only has to go: None.
     """
-    written = memory.get("written", {})
     now = {item["service"]: item["max_connections"] for item in servers_of(report)}
     there = {side["database_service"], *(side.get("standby_services") or ())}
     found: dict[str, Optional[int]] = {}
     for service, (value, file) in sorted(memory.get("databases", {}).items(), key=lambda item: bool(item[0] == side["database_service"])):
-        if service in there and now.get(service, value) in (value, written.get(service)):
+        if service in there and now.get(service, value) in (value, *memory.get("written", {}).get(service, ())):
             found[service] = value if file.endswith(AUTO_CONF) else None
     return found
 

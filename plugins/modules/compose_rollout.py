@@ -113,6 +113,12 @@ options:
       - Seconds from C(SIGTERM) to C(SIGKILL) for a leaving replica.
     type: int
     default: 40
+  end_signal:
+    description:
+      - Signal on which the program ends soon and orderly, where the image's own stop signal asks for something else.
+      - A PostgreSQL whose image says C(SIGTERM) waits on that for all of its clients to go, until it is killed; on V(SIGINT) it does not.
+      - It is sent after the image's own, with which Docker knows that the end is wanted.
+    type: str
   steps:
     description:
       - How many steps are done in one call. V(0) does all.
@@ -124,6 +130,21 @@ options:
       - Allows to stop a serving replica before its successor is ready, when there is no room for both.
     type: bool
     default: false
+  data_paths:
+    description:
+      - Paths in the container whose content its successor needs, such as the data directory of a database.
+      - A container in which one of them is neither in a folder of the host nor in a volume with a name is not taken out.
+    type: list
+    elements: str
+    default: []
+  allow_anonymous_volumes:
+    description:
+      - Paths at which a container may have a volume without a name, whose content its successor does not get.
+      - Such a volume is not removed, but Compose does not know it any more. With O(max_surge=0) a container that has another one, with
+        anything in it, is not taken out. With more, its successor already serves without that content, and a warning tells of it.
+    type: list
+    elements: str
+    default: []
   assume_outdated:
     description:
       - Plan as if every replica were made from another configuration.
@@ -331,7 +352,9 @@ lock_waited:
 import contextlib
 import dataclasses
 import http.client
+import os
 import re
+import signal
 import socket
 import ssl
 import time
@@ -423,6 +446,15 @@ def judge(
         drained=server is not None and server.drained,
         why="; ".join(part for part in (outdated, why) if part),
     )
+
+
+def is_empty(container: Container, path: str) -> bool:
+    """Tell whether a mount is seen to hold nothing. One that can't be looked into is none."""
+    source = next(item["source"] for item in container.mounts if item["destination"] == path)
+    try:
+        return not os.listdir(source)
+    except OSError:
+        return False
 
 
 def fixed_ports(ports: list[str], most: int) -> list[str]:
@@ -691,6 +723,10 @@ class Roller:
                 port,
                 "Reset it in a fragment (ports: !reset []), and let the balancer publish the port.",
             )
+        leaving = {step.id for step in steps if step.action in (_rollout.STOP, _rollout.REMOVE)}
+        for item in self.containers:
+            if item.id in leaving:
+                self.check_data(item)
         if self.balancer:
             level = self.balancer.level()
             if level != "admin":
@@ -761,6 +797,30 @@ class Roller:
                     "Compose would do this along with the new container, whatever options it is given. The usual cause"
                     " is a network or volume whose definition has changed since it was made: take that change back, or"
                     " apply it in a maintenance window.",
+                )
+
+    def check_data(self, container: Container) -> None:
+        """Put into findings what the successor of a container would not have. A plain `up` hands on even volumes without a name."""
+        for path, volume in sorted(container.anonymous_volumes().items()):
+            if path not in self.params["allow_anonymous_volumes"] and not is_empty(container, path):
+                self.add(
+                    "anonymous_volume",
+                    container.name,
+                    "%s in a volume with a name, or in a folder of the host" % path,
+                    "volume %s, which no other container gets" % volume,
+                    "If it holds what is needed, copy it into a volume with a name, and give the service that one, before anything"
+                    " is made anew. If it can be made again, name the path in allow_anonymous_volumes.",
+                    "warning" if self.want.max_surge else "error",
+                )
+        for path in self.params["data_paths"]:
+            if not container.keeps(path):
+                self.add(
+                    "data_not_kept",
+                    container.name,
+                    "%s in a volume with a name, or in a folder of the host" % path,
+                    "mounts at %s" % (", ".join(item["destination"] for item in container.mounts) or "no path"),
+                    "What is made in its place would begin with nothing. Copy the data into a volume with a name, and give the service"
+                    " that one, in a maintenance window; until then this container must only be restarted.",
                 )
 
     def add(self, name: str, obj: str, expected: Any, found: Any, hint: str, severity: str = "error") -> None:
@@ -1033,6 +1093,7 @@ class Roller:
                         % (target.name, last.sessions, self.params["drain_timeout"], self.params["stop_timeout"])
                     )
             grace = self.params["stop_timeout"]
+            self.hurry(target)
             self.docker.docker(
                 "stop", "-t", str(grace), target.id, timeout=grace + max(30, self.docker.command_timeout)
             )
@@ -1055,6 +1116,18 @@ class Roller:
         if self.balancer and server:
             self.free_slot(server.name, addresses)
         return ", ".join(seen)
+
+    def hurry(self, target: Container) -> None:
+        """Send the signal on which the program ends soon, if the image's own is another one."""
+        wanted = self.params["end_signal"]
+        if not wanted:
+            return
+        own = str((self.docker.inspect([target.id])[0].get("Config") or {}).get("StopSignal") or "SIGTERM")
+        if own.upper().replace("SIG", "") in (wanted.upper().replace("SIG", ""), str(int(signal.Signals[wanted]))):
+            return
+        # Without clients it may have ended on the first one.
+        for name in (own, wanted):
+            self.docker.docker("kill", "-s", name, target.id, check=False)
 
     def give_back(self, target: Container) -> None:
         """After a failure between drain and stop: a replica that still runs gets its requests back."""
@@ -1138,9 +1211,12 @@ def main() -> None:
             max_surge={"type": "int", "default": 1},
             ready_timeout={"type": "int", "default": 300},
             settle={"type": "float", "default": 2},
+            data_paths={"type": "list", "elements": "str", "default": []},
+            allow_anonymous_volumes={"type": "list", "elements": "str", "default": []},
             assume_outdated={"type": "bool", "default": False},
             drain_timeout={"type": "int", "default": 30},
             stop_timeout={"type": "int", "default": 40},
+            end_signal={"type": "str"},
             steps={"type": "int", "default": 1},
             allow_interruption={"type": "bool", "default": False},
             **LOCK_ARGUMENTS,
@@ -1156,6 +1232,8 @@ def main() -> None:
     for name in ("max_surge", "settle", "drain_timeout", "stop_timeout", "ready_timeout", "lock_timeout", "steps"):
         if params[name] < 0:
             module.fail_json(msg="%s is %g, but can't be negative." % (name, params[name]))
+    if params["end_signal"] and params["end_signal"] not in signal.Signals.__members__:
+        module.fail_json(msg="end_signal is %s, but has to be the name of a signal, such as SIGINT." % params["end_signal"])
     if params["assume_outdated"] and not module.check_mode:
         module.fail_json(msg="assume_outdated is for check mode: a real run sees what is outdated.")
     result: dict[str, Any] = {

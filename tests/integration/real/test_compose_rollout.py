@@ -741,6 +741,35 @@ def test_only_replica_without_room(deployment: Deployment) -> None:
     assert deployment.drained() == []
 
 
+def test_data_that_a_successor_would_not_have(deployment: Deployment) -> None:
+    """In a volume without a name, which only the owner's own `up` hands on: told before anything is stopped."""
+    deployment.write_compose(change=lambda text: text.replace('volumes: ["./events:/events"]', 'volumes: ["./events:/events", "/data/deep"]'))
+    deployment.up(1)
+    new_image()
+    (first,) = deployment.ids()
+    alone = {"max_surge": 0, "allow_interruption": True, "check": True}
+    # Nothing is in it.
+    assert deployment.roll(1, **alone)["findings"] == []
+    docker("exec", "-u", "0", first, "touch", "/data/deep/row")
+    starts = deployment.starts()
+    for more, found in (
+        ({}, ["anonymous_volume"]), ({"allow_anonymous_volumes": ["/data"]}, ["anonymous_volume"]),
+        ({"allow_anonymous_volumes": ["/data/deep"], "data_paths": ["/data/deep/pgdata"]}, ["data_not_kept"]),
+        ({"allow_anonymous_volumes": ["/data/deep"], "data_paths": ["/data"]}, ["data_not_kept"]),
+        ({"allow_anonymous_volumes": ["/data/deep"], "data_paths": ["/events/pgdata"]}, []),
+    ):  # fmt: skip
+        plan = deployment.roll(1, **{**alone, **more})
+        assert [item["id"] for item in plan["findings"] if item["severity"] == "error"] == found, more
+        if found:
+            assert found[0] in deployment.module(1, **{**alone, **more, "check": False})["msg"]
+    assert deployment.ids() == {first}
+    assert deployment.starts() == starts
+    # One that serves beside it has shown that it needs nothing of that.
+    plan = deployment.roll(1)
+    assert [(item["id"], item["severity"]) for item in plan["findings"]] == [("anonymous_volume", "warning")]
+    assert first not in deployment.ids()
+
+
 @pytest.mark.full
 def test_fixed_name_is_taken_on_kept_and_given_up(deployment: Deployment) -> None:
     """The way back to an owner's container_name: Compose is never asked for two containers of one name."""

@@ -215,7 +215,7 @@ def test_what_is_ours_is_kept_and_a_setting_that_was_asked_for_once_stays() -> N
 
 
 def test_a_side_that_is_remembered_may_have_been_cut_short() -> None:
-    assert decide(side(3), memory={"settings": {}, "databases": {"postgres": [30, CONF]}, "written": {"postgres": 30}}).touched
+    assert decide(side(3), memory={"settings": {}, "databases": {"postgres": [30, CONF]}, "written": {"postgres": [30]}}).touched
 
 
 def test_a_line_of_its_own_size_is_what_counts() -> None:
@@ -303,13 +303,13 @@ def test_what_is_and_what_shall_be_are_noted_once() -> None:
     assert memory == {
         "settings": {"default_pool_size": ["20", 30]},
         "databases": {"postgres": [30, CONF], "standby": [30, AUTO]},
-        "written": {"postgres": 40, "standby": 40},
+        "written": {"postgres": [40], "standby": [40]},
     }
     tuned = applied(item, decide(item))
     more = remembered(tuned, decide(tuned, Wishes(pool=40), memory), memory)
-    assert more["settings"] == {"default_pool_size": ["20", 40]}
+    assert more["settings"] == {"default_pool_size": ["20", 30, 40]}
     assert more["databases"] == memory["databases"]
-    assert more["written"] == {"postgres": 50, "standby": 50}
+    assert more["written"] == {"postgres": [40, 50], "standby": [40, 50]}
 
 
 def test_a_side_with_nothing_to_do_is_not_noted() -> None:
@@ -326,7 +326,7 @@ def test_a_dry_run_that_learned_nothing_of_the_pooler_notes_nothing_of_it() -> N
 
 
 def tuned_memory(**more: Any) -> dict[str, Any]:
-    return {"settings": {"default_pool_size": ["20", 30]}, "databases": {"postgres": [30, CONF]}, "written": {"postgres": 40}, **more}
+    return {"settings": {"default_pool_size": ["20", 30]}, "databases": {"postgres": [30, CONF]}, "written": {"postgres": [40]}, **more}
 
 
 TUNED = side(3, maximum=40, pooler=limited(default_pool_size=30), demand=Demand(5, 3, 3, 0))
@@ -360,13 +360,13 @@ def test_what_stood_nowhere_stands_nowhere_again() -> None:
 
 
 def test_what_came_from_alter_system_is_put_back_by_it() -> None:
-    memory = tuned_memory(databases={"postgres": [30, AUTO], "standby": [35, ""]}, written={"postgres": 40, "standby": 40})
+    memory = tuned_memory(databases={"postgres": [30, AUTO], "standby": [35, ""]}, written={"postgres": [40], "standby": [40]})
     found = back(replace(TUNED, standbys=(standby(40),)), memory)
     assert found.databases == {"standby": None, "postgres": 30}
 
 
 def test_a_standby_that_was_taken_away_since_does_not_bar_the_way_back() -> None:
-    memory = tuned_memory(databases={"postgres": [30, CONF], "standby": [30, CONF]}, written={"postgres": 40, "standby": 40})
+    memory = tuned_memory(databases={"postgres": [30, CONF], "standby": [30, CONF]}, written={"postgres": [40], "standby": [40]})
     assert back(TUNED, memory).databases == {"postgres": None}
 
 
@@ -382,7 +382,7 @@ def test_the_primary_comes_last_whatever_it_is_called(name: str) -> None:
 
 def test_a_standby_is_not_asked_to_have_less_than_its_primary_still_has() -> None:
     item = side(3, maximum=40, pooler=limited(default_pool_size=30), standbys=(standby(40),), demand=Demand(5, 3, 3, 0))
-    memory = tuned_memory(databases={"postgres": [30, CONF], "standby": [30, CONF]}, written={"postgres": 40, "standby": 40})
+    memory = tuned_memory(databases={"postgres": [30, CONF], "standby": [30, CONF]}, written={"postgres": [40], "standby": [40]})
     assert [change.after_primary for change in back(item, memory).changes] == [True, False]
     # It had as much before, or its primary has been lowered by a run that was killed, or is the owner's by now.
     assert not any(change.after_primary for change in back(item, {**memory, "databases": {"postgres": [30, CONF], "standby": [40, CONF]}}).changes)
@@ -394,12 +394,30 @@ def test_a_standby_is_not_asked_to_have_less_than_its_primary_still_has() -> Non
 
 def test_what_the_owner_has_changed_since_is_the_owners() -> None:
     pool = back(replace(TUNED, pooler=limited(default_pool_size=45)), tuned_memory())
-    assert (pool.settings, pool.pool, pool.databases) == ({}, 45, {"postgres": None})
+    # With the former 30 a login would be refused.
+    assert (pool.settings, pool.pool, pool.databases, pool.changes, pool.stays, pool.needed) == ({}, 45, {}, (), 30, 50)
+    less = back(replace(TUNED, pooler=limited(default_pool_size=22)), tuned_memory())
+    assert (less.settings, less.databases, less.stays, less.needed) == ({}, {"postgres": None}, None, 27)
     database = back(replace(TUNED, server=Server("postgres", 60)), tuned_memory())
     assert (database.settings, database.databases, database.changes) == ({"default_pool_size": "20"}, {}, ())
     mode = back(TUNED, tuned_memory(settings={"pool_mode": ["transaction", "statement"], "query_wait_timeout": ["120", 60]}))
     # What the budget does not tell is put back.
     assert mode.settings == {"query_wait_timeout": "120"}
+
+
+def test_more_than_fits_goes_back_where_it_was_so_before() -> None:
+    """A site that had a pool of 30 and 30 connections gets that again; the way back mends nothing."""
+    found = back(TUNED, tuned_memory(settings={"default_pool_size": ["30", 30]}))
+    assert (found.settings, found.databases, found.stays, found.needed) == ({"default_pool_size": "30"}, {"postgres": None}, None, 35)
+
+
+def test_a_run_that_ended_before_its_first_change_leaves_the_way_back() -> None:
+    """It has written down what it was going to do, and what an earlier one has done is still in force."""
+    memory = remembered(side(5), decide(side(5)))
+    twice = remembered(TUNED, decide(TUNED, Wishes(pool=40), memory), memory)
+    for item in (TUNED, applied(TUNED, decide(TUNED, Wishes(pool=40), memory))):
+        found = back(item, twice)
+        assert (found.settings, found.databases) == ({"default_pool_size": "20"}, {"postgres": None})
 
 
 def test_what_stands_as_it_was_is_not_the_owners() -> None:
