@@ -741,6 +741,19 @@ def test_only_replica_without_room(deployment: Deployment) -> None:
     assert deployment.drained() == []
 
 
+def test_another_signal_than_the_images_own(deployment: Deployment) -> None:
+    """As PostgreSQL behind an image that says SIGTERM: it would be killed at the end of its grace."""
+    deployment.write_compose(change=lambda text: text.replace("  hapi:\n", "  hapi:\n    stop_signal: SIGWINCH\n"))
+    deployment.up(1)
+    details = []
+    for number, more in enumerate(({}, {"end_signal": "SIGTERM"}, {"end_signal": "SIGWINCH"})):
+        deployment.write_env(VERSION=f"2.{number}")
+        done = deployment.roll(1, max_surge=0, allow_interruption=True, stop_timeout=3, **more)["done"]
+        details.append(next(step["detail"] for step in done if step["action"] == "stop"))
+    assert ["killed" in detail for detail in details] == [True, False, True], details
+    assert "has to be the name of a signal" in deployment.module(1, end_signal="SIGNONE")["msg"]
+
+
 def test_data_that_a_successor_would_not_have(deployment: Deployment) -> None:
     """In a volume without a name, which only the owner's own `up` hands on: told before anything is stopped."""
     deployment.write_compose(change=lambda text: text.replace('volumes: ["./events:/events"]', 'volumes: ["./events:/events", "/data/deep"]'))

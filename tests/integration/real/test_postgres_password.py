@@ -340,3 +340,33 @@ def test_a_record_of_others_is_not_believed(site: Site, rotation: Rotation, modu
     text = record.read_text()
     record.write_text(text[: len(text) // 2])
     assert "is damaged" in rotation.step("laid")["msg"]
+
+
+def test_what_a_restart_needs_before_it(site: Site, module: Run) -> None:
+    """A base backup is not broken off, and the server has written its memory; a login that may not order that is told so."""
+    args = {"service": "postgres", "role": "hapi_app", "password_variable": "APP_PASSWORD", "before_restart": True}
+    login = {"login_password_variable": "SUPERUSER_PASSWORD"}
+    before = site.sql("SELECT checkpoint_lsn FROM pg_control_checkpoint()")
+    assert not module(postgres_password, True, **args, **login)["changed"]
+    assert site.sql("SELECT checkpoint_lsn FROM pg_control_checkpoint()") == before
+    done = module(postgres_password, **args, **login)
+    assert (done["changed"], done["findings"]) == (False, [])
+    assert site.sql("SELECT checkpoint_lsn FROM pg_control_checkpoint()") != before
+    site.sql(f"CREATE ROLE keeper LOGIN CREATEROLE PASSWORD '{READER}';\n\\c postgres\nGRANT SELECT ON pg_authid TO keeper")
+    try:
+        told = module(postgres_password, **args, login_user="keeper", login_password=READER)
+        assert [item["id"] for item in told["findings"]] == ["checkpoint_not_made"], told
+    finally:
+        site.sql("DROP OWNED BY keeper;\n\\c postgres\nDROP OWNED BY keeper; DROP ROLE keeper")
+
+    # So slowly that it is there for the whole test.
+    backup = "pg_basebackup -U postgres -D /tmp/slow -X none -c fast --max-rate=32"
+    docker("exec", "-d", "-u", "postgres", site.container("postgres"), "sh", "-c", f"{backup} >/tmp/slow.log 2>&1")
+    try:
+        until("the backup", lambda: site.sql("SELECT count(*) FROM pg_stat_progress_basebackup") == "1")
+        for check in (True, False):
+            assert "A base backup of postgres is running" in module(postgres_password, check, **args, **login)["msg"]
+        assert not module(postgres_password, **{**args, "before_restart": False}, **login)["changed"]
+    finally:
+        site.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_basebackup")
+        docker("exec", site.container("postgres"), "rm", "-rf", "/tmp/slow", "/tmp/slow.log")
