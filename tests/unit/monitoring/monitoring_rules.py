@@ -27,6 +27,7 @@ SITE: dict[str, Any] = {
     "deployment": "bd-fhir-national",
     "jobs": dict.fromkeys(("hapi", "postgres", "pgbouncer", "node", "prometheus", "alertmanager"), True),
     "replicas": 3,
+    "command_job": True,
     "hikari_max": {"fhir": 5, "audit": 2},
     "hikari_pools": {"fhir": "fhir", "audit": "audit"},
     "sides": ["fhir", "audit"],
