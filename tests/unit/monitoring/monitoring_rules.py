@@ -28,6 +28,8 @@ SITE: dict[str, Any] = {
     "jobs": dict.fromkeys(("hapi", "postgres", "pgbouncer", "node", "prometheus", "alertmanager"), True),
     "replicas": 3,
     "command_job": True,
+    "hapi_partitions_job": True,
+    "audit_schema": "audit",
     "hikari_max": {"fhir": 5, "audit": 2},
     "hikari_pools": {"fhir": "fhir", "audit": "audit"},
     "sides": ["fhir", "audit"],

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 from ansible_collections.dghs.bd_fhir.tests.unit.monitoring import monitoring_rules
@@ -164,7 +165,7 @@ def test_the_roadmaps_faults_go_red(tmp_path: Path, name: str, damage: tuple[str
     "changes",
     [
         {},
-        {"standbys": [], "standbys_of": {}, "assess_hours": 0, "replicas": 1, "command_job": False},
+        {"standbys": [], "standbys_of": {}, "assess_hours": 0, "replicas": 1, "command_job": False, "hapi_partitions_job": False},
         {"jobs": dict.fromkeys(("postgres", "pgbouncer", "node", "prometheus", "alertmanager"), False), "sides": [], "standbys": [],
          "standbys_of": {}, "poolers": [], "pool_size": {}},
         {"standbys": ["a", "b", "c"], "standbys_of": {"fhir": ["a", "b"], "audit": ["c"]}, "pool_size": {"fhir": 30}},
@@ -189,11 +190,55 @@ def test_what_is_switched_off_has_no_alert_of_absence() -> None:
         assert wanted in alerts[name]["expr"]
 
 
+def default_thresholds(**values: Any) -> dict[str, Any]:
+    """Those of the role; some are computed from its other variables."""
+    found = yaml.safe_load((monitoring_rules.ROLE / "vars/main.yml").read_text())["_monitoring_default_thresholds"]
+    values = {**yaml.safe_load((monitoring_rules.ROLE / "defaults/main.yml").read_text()), **values}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - no page
+    return {name: yaml.safe_load(environment.from_string(value).render(values)) if isinstance(value, str) else value for name, value in found.items()}
+
+
+@pytest.mark.parametrize(("months", "alarm", "warning"), [(6, 45.0, 90), (4, 45.0, 90), (2, 45.0, 56), (1, 20.0, 28)])
+def test_a_job_that_has_made_all_its_months_is_never_told(tmp_path: Path, months: int, alarm: float, warning: int) -> None:
+    """On the last day of January, with February to come: 28 days and one, and the months behind."""
+    thresholds = default_thresholds(monitoring_audit_months_ahead=months, monitoring_audit_alarm_days=alarm)
+    assert (thresholds["partition_days"], thresholds["partition_warning_days"]) == (alarm, warning)
+    rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site(**thresholds))
+    least = sum([28, 31, 30, 31, 30, 31][:months])
+    series = 'bd_fhir_audit_partition_days_left{@node, schema="audit", table="audit_events"}'
+    silent = {"silent": "25h", "step": "4m", "series": {series: f"{least}x6100"}}
+    few = {"fires": "25h", "step": "4m", "series": {series: f"{warning - 1}x6100"}, "labels": 'table="audit_events"'}
+    run_out = {"fires": "25h", "step": "4m", "series": {series: f"{alarm - 1}x6100"}, "labels": 'table="audit_events"'}
+    about = [path for path in rules if path.stem == "audit"]
+    said = judge(tmp_path, about, {"AuditPartitionsFew": [silent, few], "AuditPartitionsRunOut": [silent, run_out]})
+    assert not said, said
+
+
+def test_the_audit_tables_may_be_in_another_schema(tmp_path: Path) -> None:
+    rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site(audit_schema="trail"))
+    series = 'bd_fhir_pg_partition_bytes{@audit, schema="%s", parent="audit_events", partition="audit_events_2026_11"}'
+    cases = [{"fires": "70m", "step": "1m", "series": {series % "trail": "11000000000x300"}, "labels": 'schema="trail"'},
+             {"silent": "70m", "step": "1m", "series": {series % "audit": "11000000000x300"}}]  # fmt: skip
+    said = judge(tmp_path, [path for path in rules if path.stem == "audit"], {"AuditPartitionLarge": cases})
+    assert not said, said
+
+
+def test_where_nothing_of_hapi_is_partitioned_no_job_is_missed(tmp_path: Path) -> None:
+    """Nor after its rollback. One that has been laid since, and is not started any more, is told all the same."""
+    rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site(hapi_partitions_job=False))
+    started = "bd_fhir_hfj_partition_scheduler_timestamp_seconds{@node}"
+    cases = [{"silent": "90m", "step": "1m", "series": {"up{@node}": "1x100"}},
+             {"silent": "90m", "step": "1m", "series": {"up{@node}": "1x100", started: "0+60x60 stale"}},
+             {"fires": "90m", "step": "1m", "series": {started: "-7200x100"}, "labels": 'instance="fhir1"'}]  # fmt: skip
+    said = judge(tmp_path, [path for path in rules if path.stem == "partitions"], {"HapiPartitionsNotWatched": cases})
+    assert not said, said
+
+
 def test_thresholds_are_those_of_the_role() -> None:
     """The cases judge what a site gets, not numbers of the tests. assess_hours is 0 there, which leaves an alert out."""
-    found = yaml.safe_load((monitoring_rules.ROLE / "vars/main.yml").read_text())["_monitoring_default_thresholds"]
+    found = default_thresholds()
     assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
-    known = set(found) | {"deployment", "jobs", "replicas", "command_job", "hikari_max", "hikari_pools", "sides", "standbys", "standbys_of", "poolers",
+    known = set(found) | {"deployment", "jobs", "replicas", "command_job", "hapi_partitions_job", "audit_schema", "hikari_max", "hikari_pools", "sides", "standbys", "standbys_of", "poolers",
                           "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
     assert set(monitoring_rules.SITE) == known
 
@@ -356,7 +401,7 @@ def test_names_in_the_documentation_are_there() -> None:
     there |= set(re.findall(r"(?m)^(\w+):", (monitoring_rules.ROLE / "defaults/main.yml").read_text()))
     there |= set(monitoring_rules.SITE)
     # Of a side, of PostgreSQL, of pgBouncer, and metrics that the roadmap names.
-    there |= {"hikari_pool", "standby_services", "stats_users", "fhir_rejected_submissions", "_ccnew", "_ccold"}
+    there |= {"audit_partitions_alarm_days", "hikari_pool", "standby_services", "stats_users", "fhir_rejected_submissions", "_ccnew", "_ccold"}
     there |= {"hot_standby_feedback", "max_slot_wal_keep_size", "idx_scan", "n_dead_tup", "xact_start"}
     there |= {"hikaricp_connection_timeout_total", "hikaricp_connections_timeout_total", "hikaricp_connections_pending",
               "http_server_requests_seconds_max", "process_uptime_seconds"}  # fmt: skip
