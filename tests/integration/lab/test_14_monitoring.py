@@ -246,6 +246,15 @@ def test_a_month_that_can_not_be_made(watched: None) -> None:
     ok("rollback_maintain_audit_partitions")
 
 
+def test_a_prometheus_that_is_gone_is_told(watched: None) -> None:
+    """Its alerts end in Alertmanager some minutes after it has, which looks like all being well. The command of the host is told, by cron alone."""
+    name = "bd-fhir-national-monitoring-prometheus-1"
+    with started_again(name):
+        on_host("docker", "stop", name)
+        until("the command is told", 660, lambda: '"PrometheusSilent"' in on_host("cat", TOLD, check=False))
+    until("and that it is back", 240, lambda: '"resolved": [{"labels": {"alertname": "PrometheusSilent"' in on_host("cat", TOLD))
+
+
 # From here on HapiRestarted stays for a quarter of an hour.
 
 
