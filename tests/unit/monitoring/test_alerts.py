@@ -215,6 +215,22 @@ def test_a_job_that_has_made_all_its_months_is_never_told(tmp_path: Path, months
     assert not said, said
 
 
+def test_what_other_roles_decide_is_theirs() -> None:
+    """Where the job of HAPI's partitions is, and what that of the audit partitions has when nobody says anything else."""
+    values = {path: yaml.safe_load((monitoring_rules.ROOT / "roles" / path).read_text()) for path in (
+        "monitoring/vars/main.yml", "monitoring/defaults/main.yml", "hapi_partitioning/vars/job.yml", "audit_partitions/defaults/main.yml")}  # fmt: skip
+    own, job = values["monitoring/vars/main.yml"], values["hapi_partitioning/vars/job.yml"]
+    assert own["_monitoring_hapi_partitions_cron"] == job["_hapi_partitioning_job_cron_path"]
+    assert own["_monitoring_hapi_partitions_config"] == job["_hapi_partitioning_job_config_path"]
+    assert "metrics" in job["_hapi_partitioning_job_config"]
+    play = yaml.safe_load((monitoring_rules.ROOT / "playbooks/monitor.yml").read_text())[0]["vars"]
+    for name in ("schema", "alarm_days", "months_ahead"):
+        default = values["audit_partitions/defaults/main.yml"][f"audit_partitions_{name}"]
+        assert values["monitoring/defaults/main.yml"][f"monitoring_audit_{name}"] == default
+        passed = jinja2.Environment(autoescape=False).from_string(play[f"monitoring_audit_{name}"])  # noqa: S701 - no page
+        assert (passed.render(), passed.render({f"audit_partitions_{name}": "x"})) == (str(default), "x")
+
+
 def test_the_audit_tables_may_be_in_another_schema(tmp_path: Path) -> None:
     rules = monitoring_rules.write_rules(tmp_path, monitoring_rules.site(audit_schema="trail"))
     series = 'bd_fhir_pg_partition_bytes{@audit, schema="%s", parent="audit_events", partition="audit_events_2026_11"}'
