@@ -217,8 +217,8 @@ def test_a_job_that_has_made_all_its_months_is_never_told(tmp_path: Path, months
 
 def test_what_other_roles_decide_is_theirs() -> None:
     """Where the job of HAPI's partitions is, and what that of the audit partitions has when nobody says anything else."""
-    values = {path: yaml.safe_load((monitoring_rules.ROOT / "roles" / path).read_text()) for path in (
-        "monitoring/vars/main.yml", "monitoring/defaults/main.yml", "hapi_partitioning/vars/job.yml", "audit_partitions/defaults/main.yml")}  # fmt: skip
+    paths = ("monitoring/vars/main.yml", "monitoring/defaults/main.yml", "hapi_partitioning/vars/job.yml", "audit_partitions/defaults/main.yml")
+    values = {path: yaml.safe_load((monitoring_rules.ROOT / "roles" / path).read_text()) for path in paths}
     own, job = values["monitoring/vars/main.yml"], values["hapi_partitioning/vars/job.yml"]
     assert own["_monitoring_hapi_partitions_cron"] == job["_hapi_partitioning_job_cron_path"]
     assert own["_monitoring_hapi_partitions_config"] == job["_hapi_partitioning_job_config_path"]
@@ -255,8 +255,8 @@ def test_thresholds_are_those_of_the_role() -> None:
     """The cases judge what a site gets, not numbers of the tests. assess_hours is 0 there, which leaves an alert out."""
     found = default_thresholds()
     assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
-    known = set(found) | {"deployment", "jobs", "replicas", "command_job", "hapi_partitions_job", "audit_schema", "hikari_max", "hikari_pools", "sides", "standbys", "standbys_of", "poolers",
-                          "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
+    known = set(found) | {"deployment", "jobs", "replicas", "command_job", "hapi_partitions_job", "audit_schema", "hikari_max", "hikari_pools",
+                          "sides", "standbys", "standbys_of", "poolers", "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
     assert set(monitoring_rules.SITE) == known
 
 
