@@ -256,7 +256,8 @@ def test_thresholds_are_those_of_the_role() -> None:
     found = default_thresholds()
     assert {name: monitoring_rules.SITE[name] for name in found} == {**found, "assess_hours": 192}
     known = set(found) | {"deployment", "jobs", "replicas", "command_job", "hapi_partitions_job", "audit_schema", "hikari_max", "hikari_pools",
-                          "sides", "standbys", "standbys_of", "poolers", "pool_size", "max_connections", "reserved_connections", "usable_connections"}  # fmt: skip
+                          "sides", "standbys", "standbys_of", "poolers", "pool_size", "max_connections",
+                          "reserved_connections", "usable_connections"}  # fmt: skip
     assert set(monitoring_rules.SITE) == known
 
 
