@@ -49,7 +49,8 @@ class Panel:
 
 ALERTS = Panel(
     "Alerts", "What fires now, by severity. None is only good news while Prometheus reaches everything.",
-    {"{{alertname}} ({{severity}})": f'sum by (alertname, severity) (ALERTS{{alertstate="firing", {ANY}}})'}, kind="bars", width=12,
+    {"{{alertname}} ({{severity}})": f'sum by (alertname, severity) (ALERTS{{alertstate="firing", alertname!="Watchdog", {ANY}}})'},
+    kind="bars", width=12,
 )  # fmt: skip
 
 SERVICE: dict[str, tuple[Panel, ...]] = {

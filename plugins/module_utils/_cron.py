@@ -5,16 +5,22 @@
 
 """What cron takes for a job, and when that is due. A file in /etc/cron.d that cron does not like is left out without a word to anybody.
 
-Needs nothing of Ansible, since the audit job on a host has none.
+Needs nothing of Ansible, since the jobs on a host have none. Run by itself, python3 _cron.py [--content] [FILE], it prints what keeps cron
+from running the job of a file, and without one what keeps it from running any on this host.
 """
 
 from __future__ import annotations
 
+# Not a part of a module: what is said goes to the standard output.
+# pylint: disable=ansible-bad-function
+
 import os
+import pwd
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
@@ -142,3 +148,42 @@ def _namespace(proc: str, entry: str) -> str:
         return os.readlink("%s/%s/ns/pid" % (proc, entry))
     except OSError:
         return ""
+
+
+def user_exists(name: str) -> bool:
+    """Tell whether there is such a user on this host."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def host_faults(folder: str = "/etc/cron.d", running: Callable[[], list[str]] = daemons) -> list[str]:
+    """Return what keeps cron from running any job of its folder."""
+    if not os.path.isdir(folder):
+        return ["there is no %s on this host: install the package cron" % folder]
+    return [] if running() else ["no cron daemon runs on this host: systemctl enable --now cron"]
+
+
+def faults_at(path: str, only_content: bool, running: Callable[[], list[str]] = daemons) -> list[str]:
+    """Return what keeps cron from running the job of a file. only_content: not its name and owner, nor whether cron runs."""
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            faults = faults_of(handle.read(), user_exists)
+    except (OSError, UnicodeDecodeError) as exc:
+        faults = ["%s can't be read: %s" % (path, exc)]
+    return faults if only_content else faults + file_faults(path) + host_faults(os.path.dirname(os.path.abspath(path)), running)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what is wrong, one line each; return the exit code."""
+    paths = [word for word in argv if word != "--content"]
+    faults = faults_at(paths[0], "--content" in argv) if paths else host_faults()
+    for fault in faults:
+        print("%s: %s" % (paths[0], fault) if paths else fault)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from ._change import ChangeError, Now, Store, Token, bounded, describe, directory_of, live, renew, write_down, write_down_alone
 from ._compose import ComposeError, Docker
-from ._cron import daemons, faults_of, file_faults
+from ._cron import daemons, faults_at
 from ._files import replace_file
 from ._findings import finding
 from ._postgres import Login, PostgresError, address_of, container_of, secret_of
@@ -591,23 +591,7 @@ class Log:
 
 def check_cron(path: str, only_content: bool) -> int:
     """Print what keeps cron from running the job of a file; return the exit code."""
-
-    def user_exists(name: str) -> bool:
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            return False
-        return True
-
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            faults = faults_of(handle.read(), user_exists)
-    except (OSError, UnicodeDecodeError) as exc:
-        faults = ["%s can't be read: %s" % (path, exc)]
-    if not only_content:
-        faults += file_faults(path)
-        if not daemons():
-            faults.append("no cron daemon runs on this host: systemctl enable --now cron")
+    faults = faults_at(path, only_content, daemons)
     for fault in faults:
         print("%s: %s" % (path, fault))
     return TROUBLE if faults else OK

@@ -26,8 +26,8 @@ TOLD = "/var/tmp/monitoring-told.jsonl"
 RECEIVERS = [{"name": "host_command", "type": "command", "command": ["/usr/bin/tee", "-a", TOLD]}]
 VALUES = ("-e", json.dumps({"monitoring_receivers": RECEIVERS, "monitoring_group_wait": "5s"}))
 PROMETHEUS, ALERTMANAGER = "http://127.0.0.1:9090", "http://127.0.0.1:9093"
-# The role's own test, and what is true of a pilot on which nobody has laid the job of the audit partitions.
-AT_REST = {"BdFhirMonitoringTest", "AuditPartitionJobSilent"}
+# The role's own test, what fires always, and what is true of a pilot on which nobody has laid the job of the audit partitions.
+AT_REST = {"BdFhirMonitoringTest", "Watchdog", "AuditPartitionJobSilent"}
 # For so many seconds it is looked what fires. What waits for up to 5 minutes (RequestErrors, HeapNearlyFull, PostgresConnectionsHigh and others) has
 # fired by then: to that come two scrapes and a look at the rules, each every 15 s. What waits for 10 minutes and more is seen only in faults that
 # take as long, and by promtool (tests/unit/monitoring).
@@ -244,6 +244,15 @@ def test_a_month_that_can_not_be_made(watched: None) -> None:
         on_host(*JOB)
     gone("AuditPartitionsRunOut")
     ok("rollback_maintain_audit_partitions")
+
+
+def test_a_prometheus_that_is_gone_is_told(watched: None) -> None:
+    """Its alerts end in Alertmanager some minutes after it has, which looks like all being well. The command of the host is told, by cron alone."""
+    name = "bd-fhir-national-monitoring-prometheus-1"
+    with started_again(name):
+        on_host("docker", "stop", name)
+        until("the command is told", 660, lambda: '"PrometheusSilent"' in on_host("cat", TOLD, check=False))
+    until("and that it is back", 240, lambda: '"resolved": [{"labels": {"alertname": "PrometheusSilent"' in on_host("cat", TOLD))
 
 
 # From here on HapiRestarted stays for a quarter of an hour.

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
+import re
 import subprocess
 import threading
 import time
@@ -95,7 +97,7 @@ def render(tmp_path: Path) -> Render:
                 "ansible_python_interpreter": "{{ ansible_playbook_python }}", "role_path": str(ROLE), "preflight_deployment": DEPLOYMENT,
                 "__monitoring_budget": {"sides": [side("fhir", 5, 37, 40), side("audit", 2, 27, 30)]}, "_monitoring_with_services": True,
                 "__monitoring_memory": {}, "__monitoring_secrets": {"names_removed": values.pop("held", [])},
-                "__monitoring_textfile_stat": {"stat": {"exists": True}},
+                "__monitoring_textfile_stat": {"stat": {"exists": True}}, "__monitoring_cron_probe": {"rc": 0},
             },
         }]  # fmt: skip
         (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
@@ -147,6 +149,7 @@ def test_everything_is_taken_by_who_reads_it(render: Render) -> None:
     # Secrets are in files: none is in what docker inspect would show.
     assert "S3cret" not in json.dumps(ours)
     assert list(ours["monitoring-prometheus"]["networks"]) == ["frontend", "monitoring"]
+    assert ours["monitoring-node"]["user"] == "65534:65534"
     assert list(ours["monitoring-postgres-audit"]["networks"]) == ["backend-audit", "monitoring"]
 
 
@@ -194,6 +197,10 @@ def test_a_site_with_its_own_gets_the_files_and_only_what_it_wants(render: Rende
         ({"monitoring_service": "web"}, "no deployment with a service web"),
         ({"monitoring_scrape_timeout": 60}, "monitoring_scrape_timeout no more than that"),
         ({"monitoring_memory": {"prometheus": "100g"}}, "or add memory"),
+        ({"monitoring_heartbeat_url": "hc.example.org/a"}, "monitoring_heartbeat_url is no URL"),
+        ({"monitoring_receivers": [RECEIVERS[5]], "__monitoring_cron_probe": {"rc": 1, "stdout_lines": ["no cron daemon runs on this host"]}},
+         "needs cron. no cron daemon runs"),
+        ({"monitoring_receivers": [RECEIVERS[5]], "__monitoring_cron_probe": {"rc": 127, "stderr": "not found"}}, "needs cron. not found"),
         ({"__monitoring_budget": {"msg": "The actuator answered 404."}}, "could not be read: The actuator answered 404."),
     ],
 )
@@ -207,6 +214,60 @@ def test_what_can_not_go_well_is_refused_in_words(render: Render, values: dict[s
 def test_a_site_as_it_should_be_is_not_refused(render: Render) -> None:
     held = ["FHIR_DB_APP_PASSWORD", "AUDIT_DB_WRITER_PASSWORD", "MAIL_PASSWORD", "SLACK_URL", "PAGER_KEY", "HUB_TOKEN"]
     assert json.loads((render(only=["refusals"], held=held, monitoring_receivers=RECEIVERS) / "refusals").read_text()) == []
+
+
+def encoded(text: str) -> dict[str, str]:
+    """As slurp gives a file."""
+    return {"content": base64.b64encode(text.encode()).decode()}
+
+
+ROOT_IS = "22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 1 8:1 / / rw,relatime %s- ext4 /dev/sda1 rw,errors=remount-ro\n"
+
+
+def test_the_disks_of_the_host(render: Render) -> None:
+    """Those below Docker's volumes are seen and its own mounts are not; what is mounted later is seen where Docker can have it."""
+    for optional, propagation in (("", ""), ("shared:1 ", "rslave"), ("master:41 ", "rslave"), ("shared:1 master:2 ", "rslave"), ("unbindable ", "")):
+        out = render(only=["fragment.yml"], __monitoring_mounts=encoded(ROOT_IS % optional), monitoring_node_uid=0)
+        node = compose(out)["services"]["monitoring-node"]
+        assert node["user"] == "0:0"
+        root = next(item for item in node["volumes"] if item["target"] == "/host")
+        assert (root["source"], root["read_only"], root.get("bind", {}).get("propagation", "")) == ("/", True, propagation), optional
+    excluded = re.compile(next(word for word in node["command"] if "exclude" in word).partition("=")[2].replace("$$", "$"))
+    for path in ("/", "/data", "/var/lib/docker", "/var/lib/docker/volumes", "/var/lib/docker/volumes/bd_pgdata/_data", "/var/lib/dockers", "/etc",
+                 "/textfiles", "/runs"):
+        assert not excluded.search(path), path
+    for path in ("/dev", "/run/user/0", "/var/lib/docker/overlay2/3f/merged", "/var/lib/docker/containers/3f/mounts/shm", "/etc/hosts", "/textfile",
+                 "/etc/resolv.conf", "/var/lib/docker/rootfs/overlayfs/3f", "/var/lib/docker/netns/default"):
+        assert excluded.search(path), path
+
+
+def test_the_rules_are_about_what_the_site_has(render: Render) -> None:
+    """The job of the commands, that of HAPI's partitions where it tells a metric, and the audit tables as their own job has them."""
+    few = json.loads((render(only=["rules.json"]) / "rules.json").read_text())
+    assert (few["command_job"], few["hapi_partitions_job"], few["audit_schema"]) == (False, False, "audit")
+    for metrics, there in (("/var/lib/prometheus/node-exporter/bd_fhir_hfj_partitions.prom", True), ("", False)):
+        values: dict[str, Any] = {"__monitoring_hapi_partitions_config": encoded(json.dumps({"metrics": metrics}))}
+        out = render(only=["rules.json", "rules/audit.yml", "rules/partitions.yml"], monitoring_receivers=RECEIVERS, monitoring_audit_schema="trail",
+                     monitoring_audit_alarm_days="40", monitoring_audit_months_ahead="2", **values)  # fmt: skip
+        found = json.loads((out / "rules.json").read_text())
+        assert (found["command_job"], found["hapi_partitions_job"], found["audit_schema"]) == (True, there, "trail")
+        alerts = {rule["alert"]: rule["expr"] for name in ("audit", "partitions") for group in load(out / f"{name}.yml")["groups"]
+                  for rule in group["rules"]}  # fmt: skip
+        assert ("absent(" in alerts["HapiPartitionsNotWatched"]) == there
+        assert alerts["AuditPartitionsFew"].endswith("< 56 >= 40.0")
+        assert 'schema="trail"' in alerts["AuditPartitionLarge"]
+
+
+def test_what_fires_always_is_told_to_who_waits_for_it_and_to_nobody_else(render: Render) -> None:
+    for url in ("", "https://hc.example.org/ping/3f#a"):
+        out = render(only=["alertmanager.yml"], monitoring_receivers=RECEIVERS, monitoring_heartbeat_url=url)
+        assert "SUCCESS" in checked(out, "amtool", "alertmanager", "check-config", "/etc/check/alertmanager.yml")
+        argv = ("config", "routes", "test", "--config.file=/etc/check/alertmanager.yml", "deployment=bd", "severity=none", "alertname=Watchdog")
+        assert checked(out, "amtool", "alertmanager", *argv).split() == ["role-heartbeat" if url else "nobody"]
+        receivers = {item["name"]: item for item in load(out / "alertmanager.yml")["receivers"]}
+        assert ("role-heartbeat" in receivers) == bool(url)
+        if url:
+            assert receivers["role-heartbeat"]["webhook_configs"] == [{"url": url, "send_resolved": False}]
 
 
 def test_what_is_told_once_is_what_the_documentation_says(render: Render) -> None:

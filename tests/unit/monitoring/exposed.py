@@ -26,6 +26,7 @@ SIDES = {"postgres-fhir": "fhir", "postgres-audit": "audit", "postgres-fhir-repl
 # What a job tells only where there is something to tell, or where it was laid, with its labels: not in what was recorded.
 EMPTY = {
     "bd_fhir_audit_partition_default_rows": ("schema", "table"),
+    "bd_fhir_alert_command_last_success_timestamp_seconds": (),
     "bd_fhir_hfj_partition_up": (),
     "bd_fhir_hfj_partition_exit_code": (),
     "bd_fhir_hfj_partition_scheduler_timestamp_seconds": (),

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -93,3 +95,32 @@ def test_which_daemon_runs(tmp_path: Path) -> None:
     # crond is in a container.
     assert _cron.daemons(proc=str(tmp_path)) == ["cron"]
     assert _cron.daemons(["systemd-cron"], str(tmp_path)) == []
+
+
+def test_a_host_and_a_file_at_once(tmp_path: Path) -> None:
+    """As a role's preflight and its check of a line that it has laid ask."""
+    none: list[str] = []
+    assert _cron.host_faults(str(tmp_path), lambda: ["cron"]) == []
+    assert [fault.split(":")[0] for fault in _cron.host_faults(str(tmp_path), lambda: none)] == ["no cron daemon runs on this host"]
+    assert _cron.host_faults(str(tmp_path / "cron.d")) == [f"there is no {tmp_path}/cron.d on this host: install the package cron"]
+    path = tmp_path / "bd-fhir.cron"
+    path.write_text("* * * * * nobody-has-this-name /bin/sh x\n")
+    assert _cron.faults_at(str(path), True) == ["there is no user nobody-has-this-name"]
+    all_of_it = _cron.faults_at(str(path), False, lambda: none)
+    assert "cron leaves out files of such a name: only letters, digits, - and _ may be in it" in all_of_it
+    assert all_of_it[-1].startswith("no cron daemon runs")
+
+
+def test_run_by_itself(tmp_path: Path) -> None:
+    """As it is laid on a host, or given to a Python there as a text, without Ansible."""
+    text = Path(_cron.__file__).read_text()
+    path = tmp_path / "bd-fhir"
+    path.write_text("* * * * * root /bin/sh x\n")
+    for how in ([str(_cron.__file__)], ["-c", text]):
+        done = subprocess.run([sys.executable, "-I", *how, "--content", str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    path.write_text("61 * * * * root /bin/sh x\n")
+    done = subprocess.run([sys.executable, "-I", "-c", text, "--content", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, f"{path}: the minute '61' is not within 0 to 59\n")
+    done = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1 if _cron.host_faults() else 0, "")
