@@ -120,6 +120,26 @@ def test_one_table_that_is_locked(site: Site, job: Job, tmp_path: Path) -> None:
     assert job("run")[0] == 0
 
 
+def test_too_many_rows_in_the_default_partition(site: Site, job: Job, tmp_path: Path) -> None:
+    """At night they stay where they are, all else is made, and it is told how many there are and what to do."""
+    site.script(
+        "DROP TABLE audit.audit_events_2027_03, audit.audit_events_2027_04; CREATE TABLE audit.audit_events_default PARTITION OF audit.audit_events"
+        " DEFAULT; INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
+        " SELECT '2027-03-15 12:00Z', 'OPERATION', 'ACCEPTED', 'x', 'POST', '/', 201, 5, 'hapi-1' FROM generate_series(1, 20)"
+    )
+    code, out = job("run", "--json", move_limit=19)
+    found = json.loads(out)
+    assert (code, found["rows_moved"]) == (1, 0)
+    assert "audit_events_2027_04" in [item["partition"] for item in found["steps"]]
+    hint = next(item["hint"] for item in found["findings"] if item["id"] == "default_rows")
+    assert "has 20 rows of 2027-03, and move_limit is 19" in hint
+    assert "-e audit_partitions_allow_long_move=true" in hint
+    assert site.script("SELECT count(*) FROM audit.audit_events_default") == "20"
+    assert 'bd_fhir_audit_partition_default_rows{schema="audit",table="audit_events"} 20' in metric(tmp_path)
+    code, out = job("run", "--json", move_limit=20)
+    assert (code, json.loads(out)["rows_moved"]) == (0, 20)
+
+
 @pytest.mark.parametrize(("more", "says"), [
     ({"login_password_variable": "WRONG_PASSWORD"}, "password authentication failed"),
     ({"login_password_variable": "EMPTY_PASSWORD"}, "EMPTY_PASSWORD is empty"),
