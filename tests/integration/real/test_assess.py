@@ -246,6 +246,9 @@ def test_it_judges_the_tables_that_the_site_keeps(assess: Runs) -> None:
         assert "rejection_rate_high" not in out
         assert "rejection_rate_high" in assess(**kept, monitoring_thresholds={"rejection_minimum": 5})
         assert "rejection_rate_high" not in assess(**kept, monitoring_thresholds={"rejection_minimum": 5, "rejection_percent": 40})
+        # What is not counted is not known, and not none.
+        assess(**kept, bd_fhir_rejection_days=0)
+        assert assess.told()["partitions"]["rejections"] is None
         # Seen to go red: the zone that is not theirs, and an alarm that is the site's.
         assert "zone_disagrees" in assess(**{**kept, "audit_partitions_time_zone": "UTC"})
         assert "horizon_short" in assess(**kept, audit_partitions_alarm_days=400)

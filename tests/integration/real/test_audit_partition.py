@@ -1149,6 +1149,26 @@ def test_rejection_rates(site: Site, run: Run) -> None:
     assert told(look(run, site, rejection_days=7, rejection_table="nowhere")) == [("rejections_unreadable", "audit.nowhere")]
 
 
+def test_rejections_that_take_too_long_to_count(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint names what helps, and that is so: with the index no month is read whole."""
+    site.script("CREATE VIEW audit.slow AS SELECT e.event_time, e.client_id, e.outcome FROM audit.audit_events e, pg_sleep(60)")
+    monkeypatch.setattr(audit_partition_info, "connect", lambda login: connect(login, 1))
+    found = look(run, site, rejection_days=7, rejection_table="slow")
+    assert told(found) == [("rejections_unreadable", "audit.slow")]
+    assert "An index ON (event_time) INCLUDE (client_id, outcome)" in hints(found, "rejections_unreadable")
+    site.script(
+        "INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
+        " SELECT now() - n * interval '1 minute', 'OPERATION', 'ACCEPTED', 'v', 'POST', '/', 200, 1, 'x' FROM generate_series(1, 40000) n"
+    )
+    query = catalog.REJECTIONS.format("audit.audit_events", "event_time").replace("%s", "7")
+    before = site.script(f"ANALYZE audit.audit_events; EXPLAIN {query}")
+    site.script("CREATE INDEX ON audit.audit_events (event_time) INCLUDE (client_id, outcome)")
+    site.script("VACUUM ANALYZE audit.audit_events")
+    after = site.script(f"EXPLAIN {query}")
+    assert "Seq Scan" in before
+    assert "Index Only Scan" in after
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 BAD_TABLES = {
