@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,28 @@ def test_too_many_rows_in_the_default_partition(site: Site, job: Job, tmp_path: 
     assert 'bd_fhir_audit_partition_default_rows{schema="audit",table="audit_events"} 20' in metric(tmp_path)
     code, out = job("run", "--json", move_limit=20)
     assert (code, json.loads(out)["rows_moved"]) == (0, 20)
+
+
+TOO_MANY = "the default partition has 20 rows of 2027-03, and move_limit is 19"
+
+
+@pytest.mark.parametrize(("tables", "refused"), [
+    ({"a": "", "b": "no right"}, False),
+    ({"a": "no right", "b": "no right"}, True),
+    ({"a": f"default_rows, audit.d: 20 rows. Nothing is created where it can't be: {TOO_MANY}."}, False),
+    ({"a": f"{TOO_MANY}", "b": "no right"}, False),
+    ({}, True),
+])
+def test_what_the_role_refuses(tmp_path: Path, tables: dict[str, str], refused: bool) -> None:
+    """That the rows of a month are too many keeps neither the job from the host nor other months from being made."""
+    plan = {"msg": "x", "findings": [], "tables": [{"table": name, "error": error} for name, error in tables.items()]}
+    task = {"ansible.builtin.assert": {"that": f"_audit_partitions_plan_fails | bool == {refused}"}}
+    play = {"hosts": "localhost", "gather_facts": False, "vars_files": [str(ROLE / "vars/main.yml")], "vars": {"__audit_partitions_plan": plan},
+            "tasks": [task]}  # fmt: skip
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("more", "says"), [
