@@ -715,11 +715,11 @@ def _without_moved(parent: Parent, steps: Sequence[Step]) -> Parent:
     span = parent.default_span
     if span is None or not steps:
         return parent
-    counts = {item[:2]: item[2] for item in parent.default_counts}
-    if all((step.lower, step.upper) in counts for step in steps):
-        taken = [(step.lower, step.upper) for step in steps]
-        left = (parent.default_rows or 0) - sum(counts[item] for item in taken)
-        rest = tuple(item for item in parent.default_counts if item[:2] not in taken)
+    spans = [(step.lower, step.upper) for step in steps]
+    taken = [item for item in parent.default_counts if item[:2] in spans]
+    if len(taken) == len(steps):
+        left = (parent.default_rows or 0) - sum(item[2] for item in taken)
+        rest = tuple(item for item in parent.default_counts if item not in taken)
         return replace(parent, default_rows=left, default_span=span if left else None, default_counts=rest)
     first = any(step.lower is None or step.lower <= span[0] for step in steps)
     last = any(step.upper is None or span[1] < step.upper for step in steps)

@@ -898,8 +898,8 @@ class Retention:
             owners = [(item, schema) for item in self.parents.values() for schema in archiving.schemas_of(item, name)]
             if not owners:
                 raise CatalogError(
-                    "Nothing was changed: there is no archive of a partition %s of this deployment (%s) in %s, and no table of that name. Archives of:"
-                    " %s. %sCorrect partition, directory or tables."
+                    "Nothing was changed: there is no archive of a partition %s of this deployment (%s) in %s, and no table of that name. Archives"
+                    " of: %s. %sCorrect partition, directory or tables."
                     % (
                         name, self.owner(), self.directory, ", ".join(sorted({item.partition for item in self.archives})) or "nothing",
                         "".join(

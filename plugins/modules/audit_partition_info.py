@@ -273,8 +273,9 @@ def rejected(session: Session, params: dict[str, Any], found: list[dict[str, Any
         hint = "GRANT SELECT on it to this user, or correct rejection_table."
         if exc.sqlstate == CANCELLED:
             hint = (
-                "To count %d days took longer than %d seconds. An index ON (event_time) INCLUDE (client_id, outcome), made CONCURRENTLY on each partition"
-                " of these days and then on the table, spares reading whole months. Or count fewer days: rejection_days, in assess bd_fhir_rejection_days."
+                "To count %d days took longer than %d seconds. An index ON (event_time) INCLUDE (client_id, outcome), made CONCURRENTLY on each"
+                " partition of these days and then on the table, spares reading whole months. Or count fewer days: rejection_days, in assess"
+                " bd_fhir_rejection_days."
                 % (params["rejection_days"], STATEMENT_TIMEOUT)
             )
         found.append(

@@ -693,7 +693,8 @@ ALSO_TESTED = {"111"}
 
 Rule = Callable[[Path], list[str]]
 RULES: list[Rule] = [role_interface, scenarios, module_tests, module_documentation, filter_rules, findings_documented, playbook_rules,
-                     playbook_defaults, site_variables, role_fallbacks, assess_judges_what_is_kept, example_inventories, task_rules, globs, artefact, changelog, documents, cases]
+                     playbook_defaults, site_variables, role_fallbacks, assess_judges_what_is_kept, example_inventories, task_rules, globs,
+                     artefact, changelog, documents, cases]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -822,7 +823,8 @@ DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
      "the fallback of audit_partitions_time_zone is '', its role's default 'UTC'"),
     (assess_judges_what_is_kept, everything("playbooks/assess.meta.yml", r"^      audit_partitions_schema:", "      audit_partitions_schem:"),
      "or its meta file does not read audit_partitions_schema"),
-    (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"^        time_zone: .*\n", ""), "does not pass time_zone to audit_partition_info"),
+    (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"^        time_zone: .*\n", ""),
+     "does not pass time_zone to audit_partition_info"),
     (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"audit_partitions_time_zone", "bd_fhir_zone"),
      "or its meta file does not read audit_partitions_time_zone"),
     (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"^          schema: .*\n", ""), "does not pass schema to phase_info"),
