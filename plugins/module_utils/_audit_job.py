@@ -72,7 +72,7 @@ from ._partition_catalog import (
     step_report,
     transaction,
 )
-from ._partitions import PartitionError, Server, Settings, Step
+from ._partitions import MOVE_LIMIT, PartitionError, Server, Settings, Step
 from ._partitions import _MARK as MARK
 from ._postgres import PostgresError, Session, connect
 
@@ -90,7 +90,10 @@ METRICS = (
 class Config(JobConfig):
     """What the configuration file says."""
 
-    LEAST: ClassVar[tuple[tuple[str, float], ...]] = (("lock_timeout_seconds", 0.05), ("lock_tries", 1), *JobConfig.LEAST, ("max_bytes", 0))
+    # Nobody is there at night who could consent to a move without a bound.
+    LEAST: ClassVar[tuple[tuple[str, float], ...]] = (
+        ("lock_timeout_seconds", 0.05), ("lock_tries", 1), ("move_limit", 1), *JobConfig.LEAST, ("max_bytes", 0),
+    )  # fmt: skip
 
     service: str = "postgres-audit"
     database: str = "auditdb"
@@ -102,6 +105,7 @@ class Config(JobConfig):
     maintenance_function: str = "create_next_month_partitions"
     attach_detached: bool = True
     move_default_rows: bool = True
+    move_limit: int = MOVE_LIMIT
     repair: bool = True
     lock_timeout_seconds: float = 3.0
     lock_tries: int = 10
@@ -110,7 +114,7 @@ class Config(JobConfig):
     def settings(self) -> Settings:
         """Return what the planner wants. Raises PartitionError."""
         params = {name: getattr(self, name) for name in ("months_ahead", "time_zone", "alarm_days", "maintenance_function")}
-        more = {name: getattr(self, name) for name in ("attach_detached", "move_default_rows", "repair", "max_bytes")}
+        more = {name: getattr(self, name) for name in ("attach_detached", "move_default_rows", "move_limit", "repair", "max_bytes")}
         return settings_of({**params, "tables": list(self.tables)}, **more)
 
     def check(self) -> None:

@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -241,11 +241,15 @@ def remove(path: str) -> None:
     sync_directory(os.path.dirname(target))
 
 
-def leftovers(directory: str, prefix: str) -> list[str]:
-    """Return what killed runs left for the ids that begin with a prefix, and all but the newest bad backup. Raises OSError."""
+def leftovers(directory: str, prefix: str, mine: Callable[[str], bool] = lambda path: True) -> list[str]:
+    """Return what killed runs left for the ids that begin with a prefix, and all but the newest bad backup. Raises OSError.
+
+    mine: tells of a path that ends in PARTIAL, BAD or REMOVING whether it may be touched.
+    """
     if not os.path.isdir(directory):
         return []
-    names = sorted(name for name in os.listdir(directory) if name.startswith(prefix) and os.path.isdir(os.path.join(directory, name)))
+    names = sorted(name for name in os.listdir(directory) if name.startswith(prefix) and name.endswith((PARTIAL, BAD, REMOVING)))
+    names = [name for name in names if os.path.isdir(os.path.join(directory, name)) and mine(os.path.join(directory, name))]
     bad = [name for name in names if name.endswith(BAD)]
     gone = [name for name in names if name.endswith((PARTIAL, REMOVING))] + bad[:-1]
     return [os.path.join(directory, name) for name in gone]

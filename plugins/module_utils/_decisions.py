@@ -6,9 +6,9 @@
 """What the role pgbouncer decides of each side, forth and back, and what it remembers of it. All pure.
 
 A budget is what connection_budget_info returns. A memory is what the role's fragment keeps of a side from before its first change:
-settings (name -> what it was, and whatever was written since, in that order), databases (service -> max_connections, and the file that it
-came from) and written (service -> each max_connections that was written, in that order); where there are any, unset (settings that stood nowhere) and on_line (setting -> what the database's line
-in pgBouncer's own file said).
+settings (name -> what it was, and whatever was written since, in that order), databases (service -> max_connections, and the file
+that it came from) and written (service -> each max_connections that was written, in that order); where there are any, unset (settings
+that stood nowhere) and on_line (setting -> what the database's line in pgBouncer's own file said).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Optional
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from ._backup import COMPRESSION, INNER_BACKUP, LOCK_WAIT_MS, Snapshot, Watch, Workshop, stop_quietly
 from ._backup_contents import SETTINGS, Contents, Later, Table, differences, identifier, named, parse_sum, title
 from ._backup_files import BAD, Backup, BackupError, Room, finish, listed, remove, seal, slug, stamp, write, write_manifest
+from ._backup_files import leftovers as unfinished
+from ._backup_files import load as load_manifest
 from ._change import ChangeError
 from ._compose import ComposeError, Docker
 from ._files import replace_file, sync_directory
@@ -44,6 +47,8 @@ DATA = "data"
 BEGIN_FILE, END_FILE = "load-begin.sql", "load-end.sql"
 PREFIX = "partition_"
 
+# Seconds. What nobody has written to for so long is nobody's dump in progress.
+ABANDONED = 24 * 3600
 # What the definitions of a database take at most, and what a new cluster takes besides the rows of the copy.
 FRAME_BYTES = 4 << 20
 CLUSTER_BYTES = 256 << 20
@@ -212,6 +217,29 @@ def schemas_of(parent: Parent, name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Owner:
+    """Whose an archive is: several deployments may share a directory, with the same names of services, databases and tables.
+
+    Both have to agree. Two sites may have the same name of a project; and a clone, or a rehearsal on restored files, has the system
+    identifier of its origin. A server that was initialised anew and filled from a dump has another one: who wants its former
+    archives names them.
+    """
+
+    project: str
+    system: str
+
+    def __str__(self) -> str:
+        return "project %s, system identifier %s" % (self.project or "not known", self.system or "not known")
+
+
+def owner_of(manifest: dict[str, Any]) -> Owner:
+    """Return whose an archive is by its manifest. Pure."""
+    source = manifest.get("source")
+    found = source if isinstance(source, dict) else {}
+    return Owner(str(found.get("project") or ""), str(found.get("system_identifier") or ""))
+
+
+@dataclass(frozen=True)
 class Archive:
     """One archive in the directory."""
 
@@ -228,6 +256,7 @@ class Archive:
     rows: int
     sum: str
     total_bytes: int  # of the partition, with indexes
+    owner: Owner = Owner("", "")
 
     @property
     def id(self) -> str:
@@ -276,16 +305,49 @@ def archive_of(backup: Backup) -> Optional[Archive]:
             int(found["rows"]),
             str(found["sum"]),
             int(found["total_bytes"]),
+            owner_of(found),
         )
     except (KeyError, TypeError, ValueError, PartitionError):
         return None
 
 
 def archives(directory: str, service: str, database: str, schema: str, tables: Sequence[str]) -> list[Archive]:
-    """Return the proven archives of months of these tables, the newest first. Raises OSError."""
+    """Return the proven archives of months of these tables, whosever they are, the newest first. Raises OSError."""
     found = [archive_of(item) for item in reversed(listed(directory))]
     of_tables = [item for item in found if item is not None and item.schema == schema and item.table in tables]
     return [item for item in of_tables if (item.service, item.database) == (service, database)]
+
+
+def leftovers(directory: str, prefix: str, owner: Owner) -> list[str]:
+    """Return what killed runs of this owner left for the ids that begin with a prefix. Raises OSError.
+
+    What another deployment is just making looks the same. Where nobody's name is on it yet, it is left alone for a day.
+    """
+
+    def mine(path: str) -> bool:
+        backup = load_manifest(path)
+        if backup is not None:
+            return owner_of(backup.manifest) == owner
+        return not path.endswith(BAD) and time.time() - last_written(path) > ABANDONED
+
+    return unfinished(directory, prefix, mine)
+
+
+def last_written(path: str) -> float:
+    """Return when something was last written below a directory, in seconds since the epoch. Raises OSError."""
+    times = [os.stat(path).st_mtime]
+    for folder, _folders, names in os.walk(path):
+        for name in [folder, *(os.path.join(folder, name) for name in names)]:
+            # It may be on its way out at this moment.
+            with suppress(FileNotFoundError):
+                times.append(os.stat(name).st_mtime)
+    return max(times)
+
+
+def begin(partial: str, facts: dict[str, Any]) -> None:
+    """Make the directory in which an archive is made, and put into it whose it is. Raises OSError."""
+    os.mkdir(partial, 0o700)
+    write_manifest(partial, {**facts, "kind": KIND, "created": round(time.time(), 3), "restore_checked": False})
 
 
 def _plain(name: str) -> str:

@@ -36,6 +36,7 @@ from ._partitions import (
     grant_changes,
     judge_function,
     month_in,
+    moves,
     parse_bound,
     parse_time,
     plan,
@@ -68,6 +69,8 @@ DEFAULT_LOCK_TRIES = 10
 
 # A lock was not got in time, or two wanted each other's.
 BUSY = ("55P03", "40P01")
+# Seconds for which writers may wait for one step that is bounded, from its lock on.
+LOCKED_SECONDS = 30.0
 # How many times a table is read again because something has changed meanwhile.
 ROUNDS = 3
 # Seconds. The rows of a detached month are read before it is attached, and it may be a large one.
@@ -253,6 +256,13 @@ SELECT pg_catalog.set_config('TimeZone', 'UTC', true) || pg_catalog.set_config('
 SELECT q.count, CASE WHEN (SELECT pinned.done FROM pinned) IS NOT NULL THEN q.low::text END AS low,
        CASE WHEN (SELECT pinned.done FROM pinned) IS NOT NULL THEN q.high::text END AS high
   FROM (SELECT count(*) AS count, min({key}) AS low, max({key}) AS high FROM {table}) q
+"""
+
+# Rows of the default partition between each bound and the next. {} are the key, the bounds, their type and the table.
+COUNTS = """
+SELECT pg_catalog.width_bucket(t.{key}, ARRAY[{bounds}]::{type}[]) AS place, count(*) AS count
+  FROM {table} t
+ GROUP BY 1
 """
 
 FUNCTION = """
@@ -565,7 +575,8 @@ def look(session: Session, server: Server, schema: str, table: str, settings: Se
     """Read and judge one table. One that can't be read or judged is a finding. Raises PostgresError when the session is lost."""
     report = TableReport(schema, table)
     try:
-        judge(report, read_table(session, schema, table), server, settings, now)
+        reading = read_table(session, schema, table)
+        judge(report, replace(reading, parent=with_counts(session, reading.parent, server, settings, now)), server, settings, now)
     except (PostgresError, PartitionError) as exc:
         if isinstance(exc, PostgresError) and exc.kind == "lost":
             raise
@@ -577,6 +588,35 @@ def look(session: Session, server: Server, schema: str, table: str, settings: Se
             )
         )  # fmt: skip
     return report
+
+
+def with_counts(session: Session, parent: Parent, server: Server, settings: Settings, now: datetime) -> Parent:
+    """Return the table with the number of rows that each month would take out of its default partition, where that may be too many.
+
+    Nothing is locked for it. Raises PartitionError, and PostgresError when the session is lost.
+    """
+    from psycopg2 import sql
+
+    default = next((item for item in parent.partitions if item.default), None)
+    if default is None or not settings.move_limit or (parent.default_rows or 0) <= settings.move_limit or not by_month(parent):
+        return parent
+    wanted = moves(parent, server, settings, now)
+    if not wanted:
+        return parent
+    bounds = sorted({moment for span in wanted for moment in span})
+    literals = sql.SQL(", ").join(sql.Literal(bound_text(moment, parent.key_type)) for moment in bounds)
+    statement = sql.SQL(COUNTS).format(
+        key=sql.Identifier(parent.keys[0]), bounds=literals, type=sql.SQL(parent.key_type), table=sql.Identifier(default.schema, default.name)
+    )
+    try:
+        counts = {row["place"]: row["count"] for row in session.rows(statement)}
+    except PostgresError as exc:
+        if exc.kind == "lost":
+            raise
+        # Not known is too many.
+        return parent
+    # Months don't overlap: from the beginning of one to the next bound is that month.
+    return replace(parent, default_counts=tuple((lower, upper, counts.get(bounds.index(lower) + 1, 0)) for lower, upper in wanted))
 
 
 def judge(report: TableReport, reading: Reading, server: Server, settings: Settings, now: datetime) -> None:
@@ -670,13 +710,19 @@ def predicted(parent: Parent, steps: Sequence[Step]) -> Parent:
     return _without_moved(parent, [step for step in steps if step.action == "move_default_rows"])
 
 
-def _without_moved(parent: Parent, moves: Sequence[Step]) -> Parent:
+def _without_moved(parent: Parent, steps: Sequence[Step]) -> Parent:
     """Return the table with an empty default partition, unless it has rows that none of these steps takes."""
     span = parent.default_span
-    if span is None or not moves:
+    if span is None or not steps:
         return parent
-    first = any(step.lower is None or step.lower <= span[0] for step in moves)
-    last = any(step.upper is None or span[1] < step.upper for step in moves)
+    spans = [(step.lower, step.upper) for step in steps]
+    taken = [item for item in parent.default_counts if item[:2] in spans]
+    if len(taken) == len(steps):
+        left = (parent.default_rows or 0) - sum(item[2] for item in taken)
+        rest = tuple(item for item in parent.default_counts if item not in taken)
+        return replace(parent, default_rows=left, default_span=span if left else None, default_counts=rest)
+    first = any(step.lower is None or step.lower <= span[0] for step in steps)
+    last = any(step.upper is None or span[1] < step.upper for step in steps)
     return replace(parent, default_rows=0, default_span=None) if first and last else parent
 
 
@@ -690,7 +736,7 @@ def transaction(session: Session, lock_timeout: float) -> Iterator[None]:
     try:
         for name, value in (
             ("lock_timeout", "%dms" % max(1, round(lock_timeout * 1000))),
-            # Rows are moved and scanned here, which takes as long as it takes.
+            # Rows are moved and scanned here, which takes as long as it takes; _until() sets a bound where writers wait.
             ("statement_timeout", "0"),
             ("TimeZone", "UTC"),
             ("DateStyle", "ISO, YMD"),
@@ -742,7 +788,18 @@ def apply(
 ) -> int:
     """Carry out one step, in one transaction, and return the number of rows that it moved. Raises PostgresError, CatalogError."""
     what = "%s of %s.%s" % (step.action, step.schema, step.partition or step.table)
-    moved: int = patiently(session, what, lambda: _carry_out(session, step), lock_timeout, tries, pause, lambda: _holders(session, step))
+    try:
+        moved: int = patiently(session, what, lambda: _carry_out(session, step), lock_timeout, tries, pause, lambda: _holders(session, step))
+    except PostgresError as exc:
+        if exc.sqlstate != CANCELLED or not step.bounded:
+            raise
+        raise PostgresError(
+            "It was given up, because writers had waited for it for %g seconds; nothing of it is left, and no row was lost. In a quiet hour, run"
+            " maintain_audit_partitions with -e audit_partitions_allow_long_move=true, or audit_partition with move_limit 0. %s"
+            % (LOCKED_SECONDS, exc),
+            exc.kind,
+            exc.sqlstate,
+        ) from None
     return moved
 
 
@@ -873,11 +930,14 @@ def _attach(session: Session, step: Step, parent_name: Any, name: Any) -> int:
     # A row on its way into the default partition would be refused there once its month is attached: so it has to wait before it chooses.
     mode = "SHARE ROW EXCLUSIVE" if parent["default_oid"] else "SHARE UPDATE EXCLUSIVE"
     session.execute(sql.SQL("LOCK TABLE ONLY {} IN %s MODE" % mode).format(parent_name))
+    # Where there is a default partition, the server looks through all of it before it attaches another, and writers wait.
+    deadline = time.monotonic() + LOCKED_SECONDS if step.bounded and parent["default_oid"] else None
     if not existing:
         _create(session, step, parent, parent_name, name, owner)
-    moved = _move(session, step, parent, name, inside) if step.action == "move_default_rows" else 0
+    moved = _move(session, step, parent, name, inside, deadline) if step.action == "move_default_rows" else 0
     if existing and now["owner"] != owner:
         session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner)))
+    _until(session, deadline)
     session.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
             parent_name, name, bounds[0] or sql.SQL("MINVALUE"), bounds[1] or sql.SQL("MAXVALUE")
@@ -892,6 +952,13 @@ def _attach(session: Session, step: Step, parent_name: Any, name: Any) -> int:
     if now["comment"] != step.comment:
         _set_comment(session, name, now["relkind"], step.comment)
     return moved
+
+
+def _until(session: Session, deadline: Optional[float]) -> None:
+    """Have the next statements of this transaction end at this moment. One that is cancelled takes all of the transaction with it."""
+    if deadline is not None:
+        left = max(1, round((deadline - time.monotonic()) * 1000))
+        session.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", ("%dms" % left,))
 
 
 def _literal(moment: Optional[datetime], key_type: str) -> Any:
@@ -917,7 +984,7 @@ def _create(session: Session, step: Step, parent: dict[str, Any], parent_name: A
         session.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(owner)))
 
 
-def _move(session: Session, step: Step, parent: dict[str, Any], name: Any, inside: Any) -> int:
+def _move(session: Session, step: Step, parent: dict[str, Any], name: Any, inside: Any, deadline: Optional[float]) -> int:
     """Move the rows of a month out of the default partition, and prove that none is lost."""
     from psycopg2 import sql
 
@@ -929,13 +996,16 @@ def _move(session: Session, step: Step, parent: dict[str, Any], name: Any, insid
         # The rows stay in the table: no trigger that forbids or counts deletions, and no foreign key, has a say in it.
         session.execute("SELECT pg_catalog.set_config('session_replication_role', 'replica', true)")
     columns = sql.SQL(", ").join(sql.Identifier(row["name"]) for row in session.rows(COLUMNS, (parent["oid"],)))
+    _until(session, deadline)
     wanted = session.value(sql.SQL("SELECT count(*) FROM {} WHERE {}").format(default, inside))
+    _until(session, deadline)
     moved = session.value(
         sql.SQL(
             "WITH gone AS (DELETE FROM {} WHERE {} RETURNING {}), come AS (INSERT INTO {} ({}) SELECT {} FROM gone RETURNING 1)"
             " SELECT count(*) FROM come"
         ).format(default, inside, columns, name, columns, columns)
     )
+    _until(session, deadline)
     left = session.value(sql.SQL("SELECT count(*) FROM {} WHERE {}").format(default, inside))
     if now["triggers"] and parent["is_superuser"]:
         session.execute("SELECT pg_catalog.set_config('session_replication_role', 'origin', true)")

@@ -16,7 +16,7 @@ import hashlib
 import re
 import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from itertools import islice
@@ -41,6 +41,8 @@ DEFAULT_REACH = 12
 OLD_AGE = 400_000_000
 FAILSAFE_AGE = 1_600_000_000
 MANY_ROWS = 100_000
+# Of one month, while writers wait. So many rows of the audit trail, with their indexes, took 6 seconds on two busy cores.
+MOVE_LIMIT = 100_000
 # How many months of one hole are named.
 MOST_MONTHS = 1200
 
@@ -124,6 +126,8 @@ class Parent:
     partitions: tuple[Partition, ...] = ()
     default_rows: Optional[int] = None  # None: no default partition
     default_span: Optional[tuple[datetime, datetime]] = None  # oldest and newest key in it
+    # lower, upper and number of rows of the months that would be made. Only counted where default_rows is more than move_limit.
+    default_counts: tuple[tuple[datetime, datetime, int], ...] = ()
     loose: tuple[Loose, ...] = ()
     # Names of all other relations and types of the schema that end like a month: a partition can't have one of them.
     taken: frozenset[str] = frozenset()
@@ -151,6 +155,7 @@ class Settings:
     maintenance_function: str = "create_next_month_partitions"
     attach_detached: bool = True
     move_default_rows: bool = True
+    move_limit: int = MOVE_LIMIT  # of one month; 0: no bound, neither of rows nor of the time for which writers wait
     replace_function: bool = False
     repair: bool = True  # owner, grants, replica identity, comments
     max_bytes: int = 10 << 30  # of one partition
@@ -217,6 +222,7 @@ class Step:
     replica_identity: str = ""
     comment: str = ""
     existing: bool = False
+    bounded: bool = False  # whether it is given up when writers would wait long
     default_partition: str = ""
     default_schema: str = ""
     sql: str = ""
@@ -292,6 +298,8 @@ def check_settings(settings: Settings) -> None:
     """Raises PartitionError."""
     if not 1 <= settings.months_ahead <= 1200:
         raise PartitionError("months_ahead is %s. It takes 1 to 1200 months." % settings.months_ahead)
+    if not 0 <= settings.move_limit <= 1 << 62:
+        raise PartitionError("move_limit is %s. It takes a number of rows, or 0 for no bound." % settings.move_limit)
     if not settings.alarm_days >= 0:
         raise PartitionError("alarm_days is %s. It takes 0 or more days." % settings.alarm_days)
     if settings.time_zone:
@@ -789,6 +797,20 @@ class _Layout:
         piece.moves = bool(self.parent.default_rows) and (span is None or (span[0] < piece.upper and piece.lower <= span[1]))
         if piece.moves and not self.settings.move_default_rows:
             piece.refuse("default_rows", "the default partition has rows of this time, and move_default_rows is false")
+        elif piece.moves:
+            self._bound(piece)
+
+    def _bound(self, piece: _Piece) -> None:
+        """Leave rows where they are that are too many to be moved while writers wait."""
+        limit = self.settings.move_limit
+        if not limit or (self.parent.default_rows or 0) <= limit:
+            return
+        count = next((rows for lower, upper, rows in self.parent.default_counts if (lower, upper) == (piece.lower, piece.upper)), None)
+        if count is None or count > limit:
+            seen = "rows that could not be counted" if count is None else "%d rows" % count
+            piece.refuse("move_limit", "the default partition has %s of %s, and move_limit is %d" % (seen, piece.month, limit))
+        elif not count:
+            piece.moves = False
 
     # - words
 
@@ -843,7 +865,7 @@ class _Layout:
     def _step_of(self, piece: _Piece) -> Step:
         like = {"owner": self.parent.owner, "acl": self.parent.acl, "replica_identity": self.parent.replica_identity, "comment": self.parent.comment}
         schema = self.parent.schema if piece.loose is None else piece.loose.schema
-        span: dict[str, Any] = {"lower": piece.lower, "upper": piece.upper, "partition_schema": schema}
+        span: dict[str, Any] = {"lower": piece.lower, "upper": piece.upper, "partition_schema": schema, "bounded": bool(self.settings.move_limit)}
         why = "there is no partition for %s" % self.span((piece.lower, piece.upper))
         if piece.moves:
             default = self.default
@@ -886,6 +908,12 @@ def plan(parent: Parent, server: Server, settings: Settings, now: Optional[datet
     Raises PartitionError.
     """
     return [] if unusable(parent) else _Layout(parent, server, now or server.now, settings).steps()
+
+
+def moves(parent: Parent, server: Server, settings: Settings, now: datetime) -> list[tuple[datetime, datetime]]:
+    """Return the months that rows of the default partition would be moved into if there were no bound. Raises PartitionError."""
+    steps = plan(parent, server, replace(settings, move_limit=0), now)
+    return [(step.lower, step.upper) for step in steps if step.action == "move_default_rows" and step.lower and step.upper]
 
 
 # --- findings ------------------------------------------------------------------------------------------------------
@@ -1041,6 +1069,8 @@ class _Findings:
             hint = "Make it fit, rename it or drop it: as long as it has this name, nothing is created for %s." % piece.month
             if piece.obstacle == "zone_disagrees":
                 hint = "Set time_zone right first."
+            elif piece.obstacle in ("default_rows", "move_limit"):
+                hint = "See default_rows: it is attached once those rows may be moved into it."
             elif item.fits and piece.obstacle == "partition_detached":
                 hint = "Set attach_detached to true, or rename it."
             overlaps = piece.obstacle == "partition_overlap"
@@ -1063,6 +1093,11 @@ class _Findings:
             hint = "audit_partition creates the months and moves the rows, in one short step for each."
         if any(item.obstacle for item in pieces):
             hint += " %s" % layout.makes([item for item in pieces if item.obstacle])
+        if any(item.obstacle == "move_limit" for item in pieces):
+            hint += (
+                " Writers would wait for as long as so many rows take. In a quiet hour, run maintain_audit_partitions with"
+                " -e audit_partitions_allow_long_move=true, or audit_partition with move_limit 0."
+            )
         if span is None or not pieces or span[0] < min(item.lower for item in pieces) or span[1] >= max(item.upper for item in pieces):
             hint += " What lies more than %d months off the others stays: correct or delete those rows, or create their months." % DEFAULT_REACH
         return [self.single("default_rows", "error", layout.default, "no rows", seen, hint.strip())]

@@ -57,10 +57,18 @@ options:
   move_default_rows:
     description:
       - Whether rows of the default partition are moved into the partition of their month, which is made for them.
-        That is one transaction, in which they are counted before and after. Who writes waits for as long as it takes.
+        That is one transaction a month, in which they are counted before and after. Who writes waits for as long as it takes, see O(move_limit).
       - No month can be made whose rows lie in the default partition. With V(false) it stays missing.
     type: bool
     default: true
+  move_limit:
+    description:
+      - How many rows of one month are moved at most. They are counted before anything is locked. More stay where they are, their month stays
+        missing, and the finding C(default_rows) says how many there are; the module then does all else and fails at its end.
+      - A step that would have writers wait for more than 30 seconds is given up as a whole, whatever the number of rows.
+      - V(0) is for a quiet hour. There is no bound then, neither of rows nor of time.
+    type: int
+    default: 100000
   repair:
     description:
       - Whether owner, grants, replica identity and a missing comment of partitions are made the same as those of their table.
@@ -102,6 +110,12 @@ EXAMPLES = r"""
       - deliveries
     time_zone: Asia/Dhaka
     maintenance_function: ''
+
+- name: In a quiet hour, move all rows of the default partition, however many there are
+  dghs.bd_fhir.audit_partition:
+    project_dir: /opt/bd-fhir-national
+    login_password_variable: AUDIT_DB_SUPERUSER_PASSWORD
+    move_limit: 0
 
 - name: Put a right function in the place of the site's own
   dghs.bd_fhir.audit_partition:
@@ -233,7 +247,7 @@ from ..module_utils._partition_catalog import (
     step_report,
     table_report,
 )
-from ..module_utils._partitions import PartitionError, Server, Settings, Step, unusable
+from ..module_utils._partitions import MOVE_LIMIT, PartitionError, Server, Settings, Step, unusable
 from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to
 
 
@@ -287,7 +301,7 @@ class Upkeep:
         self.module = module
         self.params = params
         self.result = result
-        names = ("attach_detached", "move_default_rows", "replace_function", "repair")
+        names = ("attach_detached", "move_default_rows", "move_limit", "replace_function", "repair")
         self.settings = settings_of(params, **{name: params[name] for name in names})
         self.moment = moment_of(params["now"])
         if not 0.05 <= params["lock_timeout_seconds"] <= 3600:
@@ -409,6 +423,7 @@ def main() -> None:
             state={"type": "str", "choices": ["present"], "default": "present"},
             attach_detached={"type": "bool", "default": True},
             move_default_rows={"type": "bool", "default": True},
+            move_limit={"type": "int", "default": MOVE_LIMIT},
             repair={"type": "bool", "default": True},
             replace_function={"type": "bool", "default": False},
             lock_timeout_seconds={"type": "float", "default": DEFAULT_LOCK_TIMEOUT},

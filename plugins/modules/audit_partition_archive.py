@@ -71,7 +71,10 @@ options:
     type: bytes
   archive_id:
     description:
-      - The archive to bring a month back from. By default the newest of O(partition).
+      - The archive to bring a month back from. By default the newest of O(partition) that this deployment has made, which is one of its
+        project's name and of its server's system identifier.
+      - An archive of another deployment that shares O(directory), or of this server before it was initialised anew, is only taken when it is
+        named here. The finding C(archive_foreign) says so.
     type: str
   directory:
     description:
@@ -273,7 +276,7 @@ from ..module_utils._change import CHANGE_ARGUMENTS, ChangeError, ChangeGuard
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import finding
 from ..module_utils._lock import LOCK_ARGUMENTS, HostLock, LockError
-from ..module_utils._partition_archive import Altered, Archive, Drop, Selection, Target
+from ..module_utils._partition_archive import Altered, Archive, Drop, Owner, Selection, Target
 from ..module_utils._partition_catalog import (
     DEFAULT_LOCK_TIMEOUT,
     DEFAULT_LOCK_TRIES,
@@ -359,6 +362,8 @@ class Retention:
         # Tables as they are now, or will be by what was predicted.
         self.parents: dict[str, Parent] = {}
         self.archives: list[Archive] = []
+        # Those of other deployments that share the directory: never taken unless one is named.
+        self.foreign: list[Archive] = []
         self.lines: list[str] = []
 
     # -- telling
@@ -430,16 +435,27 @@ class Retention:
     def look(self, table: str) -> TableReport:
         return look(self.session, self.server, self.params["schema"], table, self.settings, self.now)
 
+    def owner(self) -> Owner:
+        """Return whose archives are ours."""
+        return Owner(self.docker.project_name(), self.backing.system)
+
+    def tell_foreign(self, found: list[Archive], hint: str) -> None:
+        """Say that archives are of another deployment, or of this server before it was initialised anew."""
+        seen = "; ".join("%s of %s" % (item.id, item.owner) for item in found)
+        self.note(finding("archive_foreign", "warning", found[0].full_name, "an archive of %s" % self.owner(), seen, hint))
+
     def read_directory(self) -> None:
         """Read the archives, and take away what a killed run has left."""
         if not os.path.isdir(self.directory):
             return
         # It is there: this only refuses one that others may write to.
         store.prepare(self.directory)
-        self.archives = archiving.archives(
+        found = archiving.archives(
             self.directory, self.params["service"], self.params["database"], self.params["schema"], self.params["tables"]
         )
-        for left in store.leftovers(self.directory, archiving.id_prefix(self.params["database"])):
+        self.archives = [item for item in found if item.owner == self.owner()]
+        self.foreign = [item for item in found if item.owner != self.owner()]
+        for left in archiving.leftovers(self.directory, archiving.id_prefix(self.params["database"]), self.owner()):
             if left.endswith(store.BAD):
                 continue
             if left.endswith(store.PARTIAL):
@@ -686,9 +702,8 @@ class Retention:
         path = os.path.join(self.directory, name)
         shop = self.shop(path + store.PARTIAL)
         self.guard.step("archive", target.full_name, after={"archive_id": name})
-        for left in store.leftovers(self.directory, name[: -len("20260131T235959Z")]):
+        for left in archiving.leftovers(self.directory, name[: -len("20260131T235959Z")], self.owner()):
             store.remove(left)
-        os.mkdir(path + store.PARTIAL, 0o700)
         watch = making.Watch(self.guard.verify, [self.directory, root])
         facts = {
             "source": {
@@ -707,6 +722,7 @@ class Retention:
             "oid": target.oid,
             "total_bytes": now["bytes"],
         }
+        archiving.begin(path + store.PARTIAL, facts)
         try:
             archiving.fill(shop, watch, self.login, path + store.PARTIAL, target, facts)
         finally:
@@ -845,9 +861,15 @@ class Retention:
         """Return the archive that is meant, None when there is none of this partition. Raises CatalogError."""
         wanted = self.params["archive_id"]
         if not wanted:
-            return next((item for item in self.archives if item.partition == self.params["partition"]), None)
+            archive = next((item for item in self.archives if item.partition == self.params["partition"]), None)
+            others = [item for item in self.foreign if item.partition == self.params["partition"]]
+            if archive is None and others:
+                self.tell_foreign(others, "None of them was taken. If one of them is what you want, name it with archive_id.")
+            return archive
         store.check_id(wanted)
-        found = [item for item in self.archives if item.id == wanted]
+        found = [item for item in [*self.archives, *self.foreign] if item.id == wanted]
+        if found and found[0] in self.foreign:
+            self.tell_foreign(found[:1], "It was named, so it is taken. See that its rows belong here.")
         if not found:
             raise CatalogError(
                 "Nothing was changed: %s has no proven archive %s of a month of %s, which are tables of the service %s, database %s, schema %s."
@@ -876,9 +898,16 @@ class Retention:
             owners = [(item, schema) for item in self.parents.values() for schema in archiving.schemas_of(item, name)]
             if not owners:
                 raise CatalogError(
-                    "Nothing was changed: there is no archive of a partition %s in %s, and no table of that name. Archives of: %s. Correct partition,"
-                    " directory or tables." % (name, self.directory, ", ".join(sorted({item.partition for item in self.archives})) or "nothing")
-                )
+                    "Nothing was changed: there is no archive of a partition %s of this deployment (%s) in %s, and no table of that name. Archives"
+                    " of: %s. %sCorrect partition, directory or tables."
+                    % (
+                        name, self.owner(), self.directory, ", ".join(sorted({item.partition for item in self.archives})) or "nothing",
+                        "".join(
+                            "%s is of another one (%s): if you want it, name it with archive_id. " % (item.id, item.owner)
+                            for item in self.foreign if item.partition == name
+                        ),
+                    )
+                )  # fmt: skip
             parent, schema = owners[0]
         now = archiving.state_of(self.session, schema, name)
         if now is not None and now["relkind"] != "r":

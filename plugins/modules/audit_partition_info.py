@@ -232,6 +232,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._compose import COMPOSE_ARGUMENTS, ComposeError, Docker
 from ..module_utils._findings import FINDINGS_OPTIONS, failed_on, finding, summary
 from ..module_utils._partition_catalog import (
+    CANCELLED,
     PARTITION_ARGUMENTS,
     CatalogError,
     iso,
@@ -245,7 +246,7 @@ from ..module_utils._partition_catalog import (
     table_report,
 )
 from ..module_utils._partitions import PartitionError
-from ..module_utils._postgres import LOGIN_ARGUMENTS, PostgresError, Session, connect, container_of, login_to
+from ..module_utils._postgres import LOGIN_ARGUMENTS, STATEMENT_TIMEOUT, PostgresError, Session, connect, container_of, login_to
 
 # Seconds; somebody who holds a lock on a partition must not keep a check waiting.
 LOCK_TIMEOUT = 10
@@ -269,10 +270,18 @@ def rejected(session: Session, params: dict[str, Any], found: list[dict[str, Any
     except PostgresError as exc:
         if exc.kind == "lost":
             raise
+        hint = "GRANT SELECT on it to this user, or correct rejection_table."
+        if exc.sqlstate == CANCELLED:
+            hint = (
+                "To count %d days took longer than %d seconds. An index ON (event_time) INCLUDE (client_id, outcome), made CONCURRENTLY on each"
+                " partition of these days and then on the table, spares reading whole months. Or count fewer days: rejection_days, in assess"
+                " bd_fhir_rejection_days."
+                % (params["rejection_days"], STATEMENT_TIMEOUT)
+            )
         found.append(
             finding(
                 "rejections_unreadable", "error", table, "a table with event_time, client_id and outcome that can be read", str(exc),
-                "The rates of rejection are not known. GRANT SELECT on it to this user, correct rejection_table, or count fewer days.",
+                "The rates of rejection are not known. %s" % hint,
             )
         )  # fmt: skip
         return []

@@ -481,6 +481,42 @@ def site_variables(root: Path) -> list[str]:
     return faults
 
 
+def role_fallbacks(root: Path) -> list[str]:
+    """A variable of a spec that is a role's and that the playbook reads itself has the role's default as its fallback."""
+    faults = []
+    declared: dict[str, Any] = {}
+    for role in roles(root):
+        declared.update({name: option.get("default") for name, option in options_of(load(role / "meta/argument_specs.yml")).items()})
+    for path in playbooks(root):
+        meta = load(path.with_suffix(".meta.yml"))["argument_specs"][path.stem].get("options") or {}
+        for name, told in re.findall(r"\b([a-z_]+) \| default\(([^()]*)\)", path.read_text(encoding="utf-8")):
+            if name in declared and name in meta and yaml.safe_load(told or "''") != declared[name]:
+                faults.append(f"{named(root, path)}: the fallback of {name} is {told}, its role's default {declared[name]!r}")
+    return faults
+
+
+def assess_judges_what_is_kept(root: Path) -> list[str]:
+    """assess passes every variable of the site by which maintain_audit_partitions keeps the audit tables, and to both modules."""
+    faults = []
+    site = options_of(load(root / "playbooks/maintain_audit_partitions.meta.yml"))
+    kept = next(task for task in tasks_of(load(root / "roles/audit_partitions/tasks/verify.yml")) if short(action_of(task)) == "audit_partition_info")
+    assess, spec = (root / "playbooks/assess.yml").read_text(encoding="utf-8"), options_of(load(root / "playbooks/assess.meta.yml"))
+    tasks = {short(action_of(task)): task for task in tasks_of(load(root / "playbooks/assess.yml"))}
+    asked = tasks["audit_partition_info"]["dghs.bd_fhir.audit_partition_info"]
+    for option, value in kept["dghs.bd_fhir.audit_partition_info"].items():
+        name = f"audit_partitions_{option}"
+        # A rehearsal, and a figure for the summary, are that verb's own.
+        if name not in str(value) or name not in site or option in ("now", "rejection_days"):
+            continue
+        if option not in asked:
+            faults.append(f"playbooks/assess.yml does not pass {option} to audit_partition_info")
+        if name not in assess or name not in spec:
+            faults.append(f"playbooks/assess.yml or its meta file does not read {name}")
+    faults += [f"playbooks/assess.yml does not pass {option} to phase_info" for option in ("schema", "table")
+               if option not in tasks["phase_info"]["dghs.bd_fhir.phase_info"]["audit"]]
+    return faults
+
+
 def example_inventories(root: Path) -> list[str]:
     """An inventory to copy has hosts in fhir_hosts, and sets only variables that exist, of the right type."""
     faults = []
@@ -657,7 +693,8 @@ ALSO_TESTED = {"111"}
 
 Rule = Callable[[Path], list[str]]
 RULES: list[Rule] = [role_interface, scenarios, module_tests, module_documentation, filter_rules, findings_documented, playbook_rules,
-                     playbook_defaults, site_variables, example_inventories, task_rules, globs, artefact, changelog, documents, cases]
+                     playbook_defaults, site_variables, role_fallbacks, assess_judges_what_is_kept, example_inventories, task_rules, globs,
+                     artefact, changelog, documents, cases]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -782,6 +819,15 @@ DOCTORED: list[tuple[Rule, Callable[[Path], None], str]] = [
     (site_variables, everything("docs/inventory.md", r"^\| `bd_fhir_project_dir` .*\n", ""), "does not explain bd_fhir_project_dir"),
     (site_variables, append("docs/inventory.md", "| `bd_fhir_colour` | x | y |\n"), "explains bd_fhir_colour, which"),
     (site_variables, replace("docs/inventory.md", "| `/opt/bd-fhir-national` |", "| `/srv/fhir` |"), "the fallback of bd_fhir_project_dir is"),
+    (role_fallbacks, replace("playbooks/assess.yml", "audit_partitions_time_zone | default('UTC')", "audit_partitions_time_zone | default('')"),
+     "the fallback of audit_partitions_time_zone is '', its role's default 'UTC'"),
+    (assess_judges_what_is_kept, everything("playbooks/assess.meta.yml", r"^      audit_partitions_schema:", "      audit_partitions_schem:"),
+     "or its meta file does not read audit_partitions_schema"),
+    (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"^        time_zone: .*\n", ""),
+     "does not pass time_zone to audit_partition_info"),
+    (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"audit_partitions_time_zone", "bd_fhir_zone"),
+     "or its meta file does not read audit_partitions_time_zone"),
+    (assess_judges_what_is_kept, everything("playbooks/assess.yml", r"^          schema: .*\n", ""), "does not pass schema to phase_info"),
     (example_inventories, append("inventories/pilot/group_vars/fhir_hosts.yml", "hapi_replica: 3\n"), "nobody reads hapi_replica"),
     (example_inventories, append("inventories/pilot/group_vars/fhir_hosts.yml", 'hapi_replicas: "3"\n'), "hapi_replicas is no int"),
     (example_inventories, replace("inventories/pilot/hosts.yml", "fhir_hosts:", "fhir_host:"), "has no host in fhir_hosts"),

@@ -214,6 +214,48 @@ def test_the_role_that_only_reads_is_enough(assess: Runs) -> None:
     assert told["plans"]["why"] == "pg_stat_statements is not in this database"
 
 
+DHAKA = """
+CREATE SCHEMA reporting;
+CREATE TABLE reporting.deliveries (event_time timestamptz NOT NULL, client_id text, outcome text NOT NULL) PARTITION BY RANGE (event_time);
+DO $$ DECLARE first timestamp := date_trunc('month', now() AT TIME ZONE 'Asia/Dhaka') - interval '1 month'; BEGIN
+  FOR i IN 0..5 LOOP
+    EXECUTE format('CREATE TABLE reporting.%I PARTITION OF reporting.deliveries FOR VALUES FROM (%L) TO (%L)',
+      'deliveries_' || to_char(first + i * interval '1 month', 'YYYY_MM'), (first + i * interval '1 month') AT TIME ZONE 'Asia/Dhaka',
+      (first + (i + 1) * interval '1 month') AT TIME ZONE 'Asia/Dhaka');
+  END LOOP;
+END $$;
+INSERT INTO reporting.deliveries SELECT now() - i * interval '1 minute', 'vendor-d', CASE WHEN i < 3 THEN 'REJECTED' ELSE 'ACCEPTED' END
+  FROM generate_series(1, 10) i;
+"""
+
+
+def test_it_judges_the_tables_that_the_site_keeps(assess: Runs) -> None:
+    """Another schema, another table and months of Dhaka, as maintain_audit_partitions is told of them; and the site's own thresholds."""
+    kept = {
+        "audit_partitions_schema": "reporting", "audit_partitions_tables": ["deliveries"], "audit_partitions_time_zone": "Asia/Dhaka",
+        "audit_partitions_months_ahead": 4, "audit_partitions_maintenance_function": "",
+    }  # fmt: skip
+    sql(assess.site, "postgres-audit", "auditdb", DHAKA)
+    try:
+        out = assess(**kept)
+        told = assess.told()
+        assert "zone_disagrees" not in out
+        assert "coverage_gap" not in out
+        assert (told["unread"], told["metrics"]["vendors"]["value"], told["partitions"]["errors"]) == ([], 1, [])
+        assert [(item["client"], item["events"], item["enough"]) for item in told["partitions"]["rejections"]] == [("vendor-d", 10, False)]
+        assert "rejection_rate_high" not in out
+        assert "rejection_rate_high" in assess(**kept, monitoring_thresholds={"rejection_minimum": 5})
+        assert "rejection_rate_high" not in assess(**kept, monitoring_thresholds={"rejection_minimum": 5, "rejection_percent": 40})
+        # What is not counted is not known, and not none.
+        assess(**kept, bd_fhir_rejection_days=0)
+        assert assess.told()["partitions"]["rejections"] is None
+        # Seen to go red: the zone that is not theirs, and an alarm that is the site's.
+        assert "zone_disagrees" in assess(**{**kept, "audit_partitions_time_zone": "UTC"})
+        assert "horizon_short" in assess(**kept, audit_partitions_alarm_days=400)
+    finally:
+        sql(assess.site, "postgres-audit", "auditdb", "DROP SCHEMA reporting CASCADE")
+
+
 def test_a_bare_host(assess: Runs, tmp_path: Path) -> None:
     """Nothing is there: nothing is told of a phase, nothing is kept, and the run ends well."""
     assert "phase: not told" in assess(bd_fhir_project_dir=str(tmp_path / "nothing"))

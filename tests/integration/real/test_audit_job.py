@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,48 @@ def test_one_table_that_is_locked(site: Site, job: Job, tmp_path: Path) -> None:
     assert "upkeep_failed" in [item["id"] for item in json.loads(out)["findings"]]
     assert "fhir_rejected_submissions_2027_03" in site.months("fhir_rejected_submissions")
     assert job("run")[0] == 0
+
+
+def test_too_many_rows_in_the_default_partition(site: Site, job: Job, tmp_path: Path) -> None:
+    """At night they stay where they are, all else is made, and it is told how many there are and what to do."""
+    site.script(
+        "DROP TABLE audit.audit_events_2027_03, audit.audit_events_2027_04; CREATE TABLE audit.audit_events_default PARTITION OF audit.audit_events"
+        " DEFAULT; INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
+        " SELECT '2027-03-15 12:00Z', 'OPERATION', 'ACCEPTED', 'x', 'POST', '/', 201, 5, 'hapi-1' FROM generate_series(1, 20)"
+    )
+    code, out = job("run", "--json", move_limit=19)
+    found = json.loads(out)
+    assert (code, found["rows_moved"]) == (1, 0)
+    assert "audit_events_2027_04" in [item["partition"] for item in found["steps"]]
+    hint = next(item["hint"] for item in found["findings"] if item["id"] == "default_rows")
+    assert "has 20 rows of 2027-03, and move_limit is 19" in hint
+    assert "-e audit_partitions_allow_long_move=true" in hint
+    assert site.script("SELECT count(*) FROM audit.audit_events_default") == "20"
+    assert 'bd_fhir_audit_partition_default_rows{schema="audit",table="audit_events"} 20' in metric(tmp_path)
+    code, out = job("run", "--json", move_limit=20)
+    assert (code, json.loads(out)["rows_moved"]) == (0, 20)
+
+
+TOO_MANY = "the default partition has 20 rows of 2027-03, and move_limit is 19"
+
+
+@pytest.mark.parametrize(("tables", "refused"), [
+    ({"a": "", "b": "no right"}, False),
+    ({"a": "no right", "b": "no right"}, True),
+    ({"a": f"default_rows, audit.d: 20 rows. Nothing is created where it can't be: {TOO_MANY}."}, False),
+    ({"a": f"{TOO_MANY}", "b": "no right"}, False),
+    ({}, True),
+])
+def test_what_the_role_refuses(tmp_path: Path, tables: dict[str, str], refused: bool) -> None:
+    """That the rows of a month are too many keeps neither the job from the host nor other months from being made."""
+    plan = {"msg": "x", "findings": [], "tables": [{"table": name, "error": error} for name, error in tables.items()]}
+    task = {"ansible.builtin.assert": {"that": f"_audit_partitions_plan_fails | bool == {refused}"}}
+    play = {"hosts": "localhost", "gather_facts": False, "vars_files": [str(ROLE / "vars/main.yml")], "vars": {"__audit_partitions_plan": plan},
+            "tasks": [task]}  # fmt: skip
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("more", "says"), [

@@ -603,6 +603,95 @@ def test_case_74_while_rows_keep_coming_into_the_default_partition(site: Site, r
     assert int(site.sql("SELECT count(*) FROM audit.audit_events")) == load.done
 
 
+CONTENT = "SELECT count(*) || ' ' || md5(string_agg(e::text, ',' ORDER BY id)) FROM audit.audit_events e"
+
+
+def test_case_74_more_rows_than_may_be_moved_while_writers_wait(site: Site, run: Run) -> None:
+    """Only the month that has too many stays: it is told how many there are and what to do, and with consent they are moved."""
+    site.script("DROP TABLE audit.audit_events_2027_03, audit.audit_events_2027_04, audit.audit_events_2027_05;" + DEFAULT)
+    for day in range(1, 32):
+        site.insert("2027-03-%02d 12:00Z" % day)
+    site.insert("2027-05-31 23:59:59.999999Z")
+    content = site.sql(CONTENT)
+    before = site.shape()
+    predicted = run(audit_partition, True, **site.args(move_limit=30))
+    assert site.shape() == before
+    done = run(audit_partition, **site.args(move_limit=30))
+    for found in (predicted, done):
+        assert found["rc"] != 0
+        assert steps(found) == [("create", "audit_events_2027_04"), ("move_default_rows", "audit_events_2027_05")]
+        assert found["tables"][0]["after"]["default_rows"] == 31
+        for words in ("has 31 rows of 2027-03, and move_limit is 30", "audit_partitions_allow_long_move=true", "move_limit 0"):
+            assert words in hints(found, "default_rows")
+            assert words in found["msg"]
+        assert set(told(found)) == {("coverage_gap", "audit.audit_events"), ("default_rows", "audit.audit_events_default")}
+    assert done["rows_moved"] == 1
+    # Who writes goes on, into the default partition for that month.
+    site.insert("2027-03-15 12:00Z")
+    site.script("DELETE FROM audit.audit_events WHERE id = (SELECT max(id) FROM audit.audit_events)")
+    again = run(audit_partition, **site.args(move_limit=30))
+    assert (again["rc"] != 0, again["changed"], site.sql(CONTENT)) == (True, False, content)
+    # Exactly as many as may be.
+    assert steps(run(audit_partition, True, **site.args(move_limit=31))) == [("move_default_rows", "audit_events_2027_03")]
+    moved = put_right(run, site, move_limit=0)
+    assert (moved["rows_moved"], site.sql(CONTENT)) == (31, content)
+    assert told(look(run, site)) == []
+
+
+def test_case_74_a_move_that_takes_too_long_is_given_up_as_a_whole(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows, and a slow server: writers wait no longer than was promised, none fails, and no row is lost."""
+    monkeypatch.setattr(catalog, "LOCKED_SECONDS", 0.6)
+    site.script(
+        "GRANT USAGE ON SCHEMA audit TO hapi_app; GRANT INSERT ON audit.audit_events TO hapi_app; DROP TABLE audit.audit_events_2027_03;" + DEFAULT
+        + "CREATE FUNCTION audit.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN OLD; END $$;"
+        "CREATE TRIGGER slow BEFORE DELETE ON audit.audit_events_default FOR EACH ROW EXECUTE FUNCTION audit.slow();"
+        "ALTER TABLE audit.audit_events_default ENABLE ALWAYS TRIGGER slow"
+    )
+    for day in range(1, 31):
+        site.insert("2027-03-%02d 12:00Z" % day, client="'first'")
+    first = CONTENT + " WHERE client_id = 'first'"
+    content = site.sql(first)
+    with Load(site, "2027-03-15 12:00Z", "2027-02-15 12:00Z") as load:
+        load.goes_on()
+        found = run(audit_partition, **site.args())
+        load.goes_on()
+    assert found["rc"] != 0
+    assert "given up, because writers had waited for it for 0.6 seconds" in found["msg"]
+    assert "audit_partitions_allow_long_move=true" in found["msg"]
+    # What was granted on the table is granted on each partition, and no more than that was done.
+    assert {item[0] for item in steps(found)} == {"set_grants"}
+    assert found["rows_moved"] == 0
+    assert load.errors == []
+    # All of them would take six seconds.
+    assert load.longest < 4
+    assert int(site.sql("SELECT count(*) FROM audit.audit_events")) == load.done + 30
+    assert site.sql(first) == content
+    assert "audit_events_2027_03" not in site.bounds()
+    # With consent it takes as long as it takes.
+    site.script(
+        "ALTER TABLE audit.audit_events_default DISABLE TRIGGER slow; DELETE FROM audit.audit_events WHERE client_id = 'load';"
+        "ALTER TABLE audit.audit_events_default ENABLE ALWAYS TRIGGER slow"
+    )
+    done = run(audit_partition, **site.args(move_limit=0))
+    assert (done["rc"], done["rows_moved"]) == (0, 30), done["msg"]
+    assert site.sql(first) == content
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "date"])
+def test_case_74_rows_are_counted_by_keys_without_a_zone(site: Site, run: Run, kind: str) -> None:
+    site.script(
+        f"CREATE SCHEMA test; CREATE TABLE test.t (at {kind} NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE test.t_2026_11 PARTITION OF test.t FOR VALUES FROM ('2026-11-01') TO ('2026-12-01');"
+        "CREATE TABLE test.t_default PARTITION OF test.t DEFAULT;"
+        "INSERT INTO test.t SELECT '2026-12-31' FROM generate_series(1, 5); INSERT INTO test.t SELECT '2027-01-01' FROM generate_series(1, 4)"
+    )
+    args = {"schema": "test", "tables": ["t"], "months_ahead": 3, "maintenance_function": "", "alarm_days": 1}
+    found = run(audit_partition, **site.args(**args, move_limit=4))
+    assert "5 rows of 2026-12" in found["msg"]
+    assert sorted(steps(found)) == [("create", "t_2027_02"), ("move_default_rows", "t_2027_01")]
+    assert site.sql("SELECT count(*) FROM test.t_2027_01") == "4"
+
+
 def test_case_74_a_default_partition_of_which_nothing_can_be_known(site: Site, run: Run) -> None:
     """A role that may not read it never says that it is empty."""
     site.script(DEFAULT)
@@ -1058,6 +1147,26 @@ def test_rejection_rates(site: Site, run: Run) -> None:
     looker = {"login_user": "looker", "login_password_variable": "FHIR_DB_APP_PASSWORD", "rejection_days": 7}
     assert told(look(run, site, **looker)) == [("rejections_unreadable", "audit.audit_events")]
     assert told(look(run, site, rejection_days=7, rejection_table="nowhere")) == [("rejections_unreadable", "audit.nowhere")]
+
+
+def test_rejections_that_take_too_long_to_count(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint names what helps, and that is so: with the index no month is read whole."""
+    site.script("CREATE VIEW audit.slow AS SELECT e.event_time, e.client_id, e.outcome FROM audit.audit_events e, pg_sleep(60)")
+    monkeypatch.setattr(audit_partition_info, "connect", lambda login: connect(login, 1))
+    found = look(run, site, rejection_days=7, rejection_table="slow")
+    assert told(found) == [("rejections_unreadable", "audit.slow")]
+    assert "An index ON (event_time) INCLUDE (client_id, outcome)" in hints(found, "rejections_unreadable")
+    site.script(
+        "INSERT INTO audit.audit_events (event_time, event_type, outcome, client_id, method, path, status, duration_ms, replica)"
+        " SELECT now() - n * interval '1 minute', 'OPERATION', 'ACCEPTED', 'v', 'POST', '/', 200, 1, 'x' FROM generate_series(1, 40000) n"
+    )
+    query = catalog.REJECTIONS.format("audit.audit_events", "event_time").replace("%s", "7")
+    before = site.script(f"ANALYZE audit.audit_events; EXPLAIN {query}")
+    site.script("CREATE INDEX ON audit.audit_events (event_time) INCLUDE (client_id, outcome)")
+    site.script("VACUUM ANALYZE audit.audit_events")
+    after = site.script(f"EXPLAIN {query}")
+    assert "Seq Scan" in before
+    assert "Index Only Scan" in after
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

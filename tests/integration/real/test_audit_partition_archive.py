@@ -548,6 +548,78 @@ def test_kill_in_the_dump(site: Site, run: Run) -> None:
     assert site.names() == [found["archives"][0]["archive_id"]]
 
 
+def as_another(path: Path, **source: str) -> None:
+    """Make an archive one of another deployment."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["source"].update(source)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("other", [{"project": "another-site"}, {"system_identifier": "7000000000000000001"}], ids=["project", "system"])
+def test_two_deployments_share_a_directory(site: Site, run: Run, other: dict[str, str]) -> None:
+    """By the name of a partition none takes what is not its own, and a real run leaves alone what the other is just making."""
+    mine = done(run, site, state="archived", partition=EVENTS)["archives"][0]
+    content = site.content()
+    # The other one's: of the same service, database, table and month, newer, with fewer rows.
+    site.script(f"DELETE FROM audit.{EVENTS} WHERE id % 2 = 0")
+    theirs = done(run, site, state="archived", partition=EVENTS)["archives"][0]
+    assert theirs["rows"] < mine["rows"]
+    as_another(Path(theirs["path"]), **other)
+    fewer = site.content()
+    # What that one has archived is no reason to drop this one's month, and its record is not this one's.
+    found = done(run, site, state="dropped", partition=EVENTS)
+    own = found["archives"][0]
+    assert (own["made"], own["rows"]) == (True, theirs["rows"])
+    assert not (Path(theirs["path"]) / "drop.json").exists()
+    shutil.rmtree(own["path"])
+    back = done(run, site, state="attached", partition=EVENTS)
+    assert (back["archives"][0]["archive_id"], ids(back), site.content()) == (mine["archive_id"], [], content)
+    # A dump in progress, and one that was kept aside.
+    left = [f"partition_fhirdb_audit.{EVENTS}_20270101T000000Z{ending}" for ending in (".partial", ".removing", ".bad")]
+    left += [f"partition_fhirdb_audit.{EVENTS}_20270102T000000Z.bad"]
+    for name in left:
+        shutil.copytree(theirs["path"], site.archives / name)
+    # One of which nothing is known yet is left alone, unless nobody has touched it for a day.
+    fresh, old = (site.archives / f"partition_fhirdb_audit.{EVENTS}_2027010{day}T000000Z.partial" for day in (3, 4))
+    for path in (fresh, old):
+        path.mkdir()
+    os.utime(old, (1, 1))
+    found = done(run, site, state="archived", partition=EVENTS)
+    assert [item["object"] for item in found["findings"] if item["id"] == "archive_unfinished"] == [old.name]
+    assert set(left) | {fresh.name} <= set(site.names())
+    assert not old.exists()
+    # Without one of its own it takes none, and says whose there is; named, it is taken, with a warning.
+    shutil.rmtree(mine["path"])
+    site.script(f"DROP TABLE audit.{EVENTS}")
+    refused(run, site, theirs["archive_id"], "of another one", str(next(iter(other.values()))), state="attached", partition=EVENTS)
+    named = done(run, site, state="attached", archive_id=theirs["archive_id"])
+    assert (ids(named), site.content()) == (["archive_foreign"], fewer)
+    # An empty month in its place is not taken for what was wanted.
+    site.script(f"DELETE FROM audit.{EVENTS}")
+    assert ids(done(run, site, state="attached", partition=EVENTS)) == ["archive_foreign"]
+
+
+def test_one_deployment_makes_an_archive_while_another_works(site: Site, run: Run) -> None:
+    """The real thing: a dump that stands still, with the name of another project on it, is not swept away."""
+    process = start_module(site, "archiving.take = still", state="archived", partition=EVENTS)
+    end = time.monotonic() + 180
+    while not any(site.archives.glob("*.partial/manifest.json")):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (left,) = site.archives.glob("*.partial")
+    as_another(left, project="another-site")
+    time.sleep(1)
+    found = done(run, site, state="archived", partition=EVENTS)
+    assert ids(found) == []
+    assert left.exists()
+    as_another(left, project=site.name)
+    assert ids(done(run, site, state="archived", partition=EVENTS)) == ["archive_unfinished"]
+    assert not left.exists()
+
+
 DETACHED = "archiving.drop_exactly = still"
 
 

@@ -164,6 +164,8 @@ def test_a_configuration() -> None:
     ({"tables": []}, "tables is empty"),
     ({"time_zone": "Asia/Dacca2"}, "no time zone Asia/Dacca2"),
     ({"lock_tries": 0}, "lock_tries is 0"),
+    # At night nobody consents to a move without a bound.
+    ({"move_limit": 0}, "move_limit is 0"),
     ({"password": "x"}, "has password, which the job does not know"),
     ({"project_dir": ""}, "neither project_dir nor host"),
     ({"login_password_variable": ""}, "no login_password_variable"),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,6 +155,38 @@ def lay(directory: Path, name: str, created: float = 1.0, source: Optional[dict[
 
 def found(directory: Path, tables: Sequence[str] = (TABLE,)) -> list[str]:
     return [item.id for item in archiving.archives(str(directory), "postgres-audit", "auditdb", "audit", tables)]
+
+
+def test_whose_an_archive_is(tmp_path: Path) -> None:
+    lay(tmp_path, "a", source={"project": "p", "system_identifier": "7"})
+    lay(tmp_path, "b")
+    owners = {item.id: item.owner for item in archiving.archives(str(tmp_path), "postgres-audit", "auditdb", "audit", [TABLE])}
+    assert owners == {"a": archiving.Owner("p", "7"), "b": archiving.Owner("", "")}
+    assert str(owners["a"]) == "project p, system identifier 7"
+    assert str(archiving.owner_of({"source": None})) == "project not known, system identifier not known"
+
+
+def test_what_another_deployment_is_making_is_not_swept_away(tmp_path: Path) -> None:
+    me, facts = archiving.Owner("p", "7"), {"source": {"project": "p", "system_identifier": "7"}}
+    for name, project, system in (("mine", "p", "7"), ("clone", "q", "7"), ("namesake", "p", "8")):
+        source = {"source": {"project": project, "system_identifier": system}}
+        for ending in (".partial", ".removing", "-1.bad", "-2.bad"):
+            archiving.begin(str(tmp_path / f"x_{name}{ending}"), source)
+    archiving.begin(str(tmp_path / "y_mine.partial"), facts)
+    # Nobody's name is on these.
+    for name in ("x_new.partial", "x_old.partial", "x_old.bad"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data/1.dat.gz").write_bytes(b"rows")
+    for path in sorted(tmp_path.glob("x_old*/**/*"), reverse=True) + [tmp_path / "x_old.partial", tmp_path / "x_old.bad"]:
+        os.utime(path, (1, 1))
+    found = [Path(path).name for path in archiving.leftovers(str(tmp_path), "x_", me)]
+    assert sorted(found) == ["x_mine-1.bad", "x_mine.partial", "x_mine.removing", "x_old.partial"]
+    # A file that grows is work in progress, however old the directory.
+    os.utime(tmp_path / "x_old.partial/data/1.dat.gz")
+    assert "x_old.partial" not in [Path(path).name for path in archiving.leftovers(str(tmp_path), "x_", me)]
+    # Whatever it says of itself, it never counts.
+    assert archiving.archives(str(tmp_path), "postgres-audit", "auditdb", "audit", [TABLE]) == []
+    assert (tmp_path / "y_mine.partial").stat().st_mode & 0o777 == 0o700
 
 
 def test_an_archive_is_read_as_it_was_written(tmp_path: Path) -> None:

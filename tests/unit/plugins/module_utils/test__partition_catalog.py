@@ -237,6 +237,60 @@ def test_triggers_have_no_say_in_a_move() -> None:
     assert any("DELETE FROM" in text and "INSERT INTO" in text for text in session.said)
 
 
+def test_a_bounded_step_gives_writers_an_end_of_their_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its lock on each statement has what is left of the time, the one that attaches too."""
+    head = {**PARENT_ROW, "default_oid": 9}
+    moving = replace(step("move_default_rows", default_partition="t_default"), bounded=True)
+    answers: list[list[dict[str, Any]]] = [[head], [PART_ROW], [{"name": "at"}], [{"n": 3}], [{"n": 3}], [{"n": 0}], [PART_ROW], [PART_ROW]]
+    session = Session(*answers)
+    assert catalog.apply(session, moving) == 3  # type: ignore[arg-type]
+    heavy = [number for number, text in enumerate(session.said) if text.startswith(("SELECT count", "WITH gone")) or "ATTACH PARTITION" in text]
+    assert len(heavy) == 4
+    assert all("set_config('statement_timeout'" in session.said[number - 1] for number in heavy)
+    # Without a default partition nobody waits, and without a bound they do.
+    for one, row in ((replace(step("create"), bounded=True), PARENT_ROW), (step("create"), head)):
+        session = Session([row], [PART_ROW], [PART_ROW])
+        catalog.apply(session, one)  # type: ignore[arg-type]
+        assert not any("set_config('statement_timeout'" in text for text in session.said)
+    cancelled = PostgresError("canceling statement due to statement timeout", sqlstate="57014")
+    session = Session([head], [PART_ROW], [{"name": "at"}], refuses=[("WITH gone", cancelled)])
+    session.answers.append([{"n": 3}])
+    with pytest.raises(PostgresError, match=r"given up, because writers had waited for it for 30 seconds; nothing.*move_limit 0") as raised:
+        catalog.apply(session, moving)  # type: ignore[arg-type]
+    assert (raised.value.sqlstate, session.said[-1], session.said.count("BEGIN")) == ("57014", "ROLLBACK", 1)
+
+
+def test_rows_of_the_default_partition_are_counted_where_they_may_be_too_many() -> None:
+    month = Partition(1, "audit", "t_2026_11", lower=datetime(2026, 11, 1, tzinfo=UTC), upper=datetime(2026, 12, 1, tzinfo=UTC))
+    span = (datetime(2026, 12, 5, tzinfo=UTC), datetime(2027, 1, 5, tzinfo=UTC))
+    parts = (month, Partition(2, "audit", "t_default", default=True))
+    table = Parent(1, "audit", "t", keys=("at",), partitions=parts, default_rows=9, default_span=span)
+    server, settings = Server(150018, False, NOW), Settings(months_ahead=2, move_limit=8)
+
+    def counted(session: Session, **more: Any) -> Parent:
+        return catalog.with_counts(session, table, server, replace(settings, **more), NOW)  # type: ignore[arg-type]
+
+    session = Session([{"place": None, "count": 1}, {"place": 1, "count": 7}, {"place": 3, "count": 1}])
+    assert [item[2] for item in counted(session).default_counts] == [7, 0]
+    assert "ARRAY['2026-12-01 00:00:00+00', '2027-01-01 00:00:00+00', '2027-02-01 00:00:00+00']::timestamptz[]" in session.said[0]
+    # What is moved is taken off, and what nobody moves stays.
+    parent = replace(counted(Session([{"place": 1, "count": 8}, {"place": 2, "count": 1}])), default_rows=9)
+    first = plan(parent, server, settings, NOW)[:1]
+    after = catalog.predicted(parent, first)
+    assert (after.default_rows, after.default_span, [item[2] for item in after.default_counts]) == (1, span, [1])
+    assert catalog.predicted(parent, plan(parent, server, settings, NOW)).default_rows == 0
+    # Few rows, or no bound: nothing is asked.
+    for more in ({"move_limit": 9}, {"move_limit": 0}, {"move_default_rows": False}):
+        session = Session()
+        assert (counted(session, **more).default_counts, session.said) == ((), [])
+    # Not known is too many.
+    refusal = PostgresError("canceling statement due to statement timeout", sqlstate="57014")
+    parent = counted(Session(refuses=[("width_bucket", refusal)]))
+    assert plan(parent, server, settings, NOW) == []
+    with pytest.raises(PostgresError, match="gone"):
+        counted(Session(refuses=[("width_bucket", PostgresError("gone", "lost"))]))
+
+
 def test_what_is_gone_and_what_is_no_step() -> None:
     with pytest.raises(catalog.CatalogError, match="audit.t is not there any more"):
         catalog.apply(Session([]), step("create"))  # type: ignore[arg-type]

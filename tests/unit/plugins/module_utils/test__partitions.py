@@ -38,6 +38,7 @@ from ansible_collections.dghs.bd_fhir.plugins.module_utils._partitions import (
     grant_changes,
     judge_function,
     month_in,
+    moves,
     name_of,
     parse_bound,
     parse_time,
@@ -866,6 +867,34 @@ def test_rows_of_the_default_partition_stay_where_that_is_asked() -> None:
     site = Site(parent(month(2027, 1), DEFAULT), default=(utc(2027, 2, 5),))
     assert actions(site.run(now, settings)) == [("create", f"{TABLE}_2027_03")]
     assert "move_default_rows is false" in found(site.parent, now, settings)["default_rows"]["hint"]
+
+
+def test_rows_of_the_default_partition_that_are_too_many_to_be_moved() -> None:
+    """The month that has too many stays missing, the others do not; who did not count has too many."""
+    now, settings = utc(2027, 1, 5), Settings(months_ahead=3, move_limit=4)
+    rows = tuple(utc(2027, 2, 1 + day) for day in range(5)) + (utc(2027, 4, 9),)
+    whole = Site(parent(month(2027, 1), DEFAULT), default=rows).parent
+    assert moves(whole, server(now), settings, now) == [(utc(2027, 2), utc(2027, 3)), (utc(2027, 3), utc(2027, 4)), (utc(2027, 4), utc(2027, 5))]
+    counted = replace(
+        whole, default_counts=((utc(2027, 2), utc(2027, 3), 5), (utc(2027, 3), utc(2027, 4), 0), (utc(2027, 4), utc(2027, 5), 1))
+    )
+    steps = plan(counted, server(now), settings, now)
+    assert [(step.action, step.partition[-7:], step.bounded) for step in steps] == [
+        ("create", "2027_03", True), ("move_default_rows", "2027_04", True),
+    ]  # fmt: skip
+    item = found(counted, now, settings)["default_rows"]
+    assert "the default partition has 5 rows of 2027-02, and move_limit is 4" in item["hint"]
+    assert "-e audit_partitions_allow_long_move=true, or audit_partition with move_limit 0" in item["hint"]
+    # As many as may be; no bound; not counted.
+    assert len(plan(counted, server(now), replace(settings, move_limit=5), now)) == 3
+    assert [step.bounded for step in plan(whole, server(now), replace(settings, move_limit=0), now)] == [False] * 3
+    assert plan(whole, server(now), settings, now) == []
+    assert "rows that could not be counted" in found(whole, now, settings)["default_rows"]["hint"]
+    # A table that is there for that month waits too, and says why.
+    waits = replace(counted, loose=(loose(2027, 2),))
+    assert found(waits, now, settings)["partition_detached"]["hint"].startswith("See default_rows")
+    with pytest.raises(PartitionError, match="move_limit is -1"):
+        check_settings(Settings(move_limit=-1))
 
 
 def test_rows_of_the_default_partition_elsewhere() -> None:

@@ -194,6 +194,7 @@ def test_what_is_refused_before_anything(database: Database, run: Run) -> None:
         ("There is no time zone", {"time_zone": "Mars/Olympus"}),
         ("now is", {"now": "tomorrow"}),
         ("lock_tries", {"lock_tries": 0}),
+        ("move_limit", {"move_limit": -1}),
         ("lock_timeout_seconds", {"lock_timeout_seconds": 0.0}),
         ("change_token", {"change_token": "nonsense"}),
     ):

@@ -32,7 +32,7 @@ class Database:
     def __init__(self) -> None:
         self.server = Server(150018, False, datetime(2026, 11, 26, tzinfo=timezone.utc), user="looker")
         self.said: list[str] = []
-        self.fails = ""
+        self.fails, self.sqlstate = "", "42501"
 
     def look(self, session: Any, server: Server, schema: str, table: str, settings: Any, now: datetime) -> catalog.TableReport:
         answers = json.loads((FIXTURES / "postgresql-15.json").read_text())["answers"]
@@ -49,7 +49,7 @@ class Database:
 
     def rows(self, query: Any, params: Any = None) -> list[dict[str, Any]]:
         if self.fails:
-            raise PostgresError("no right", self.fails, "42501")
+            raise PostgresError("no right", self.fails, self.sqlstate)
         return [{"client_id": "a", "events": 10, "rejected": 5}, {"client_id": None, "events": 3, "rejected": 3}]
 
     def __enter__(self) -> Database:
@@ -132,6 +132,13 @@ def test_rejection_rates(database: Database, run: Run) -> None:
     database.fails = "statement"
     found = run(rejection_days=7)
     assert ("rejections_unreadable", "error") in [(item["id"], item["severity"]) for item in found["findings"]]
+    assert "GRANT SELECT" in next(item["hint"] for item in found["findings"] if item["id"] == "rejections_unreadable")
+    # Too slow is not too few rights.
+    database.sqlstate = "57014"
+    hint = next(item["hint"] for item in run(rejection_days=7)["findings"] if item["id"] == "rejections_unreadable")
+    assert "(event_time) INCLUDE (client_id, outcome)" in hint
+    assert "bd_fhir_rejection_days" in hint
+    assert "GRANT" not in hint
     database.fails = "lost"
     assert run(rejection_days=7)["failed"]
 
