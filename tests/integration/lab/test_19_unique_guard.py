@@ -40,6 +40,11 @@ def facts(**more: object) -> tuple[str, ...]:
     return ("-e", json.dumps({f"hapi_partitioning_{name}": value for name, value in given.items()}))
 
 
+def put(patient: str, statuses: list[int]) -> None:
+    body = {"resourceType": "Patient", "id": patient, "birthDate": "1990-01-01"}
+    statuses.append(request("PUT", f"/fhir/Patient/{patient}", body)[0])
+
+
 def race(name: str) -> Counter[int]:
     """Write each of some new ids several times at once, through the entry point; return the answers. One of them creates it."""
     run = uuid.uuid4().hex[:8]
@@ -47,12 +52,7 @@ def race(name: str) -> Counter[int]:
     for turn in range(ROUNDS):
         patient = f"{name}-{run}-{turn}"
         statuses: list[int] = []
-
-        def put(patient: str = patient, statuses: list[int] = statuses) -> None:
-            body = {"resourceType": "Patient", "id": patient, "birthDate": "1990-01-01"}
-            statuses.append(request("PUT", f"/fhir/Patient/{patient}", body)[0])
-
-        threads = [threading.Thread(target=put) for _number in range(AT_ONCE)]
+        threads = [threading.Thread(target=put, args=(patient, statuses)) for _number in range(AT_ONCE)]
         for thread in threads:
             thread.start()
         for thread in threads:
